@@ -1,0 +1,108 @@
+"""The same runs from Python.
+
+    from benchmark import run
+
+    cells = run(attacks="square,nes", defenses="unig,feature", images=100)
+    print(cells[["defense", "attack", "budget", "robust_accuracy"]])
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+
+from benchmark.config import Config, load_config
+from benchmark.display import Progress
+from benchmark.errors import BenchError
+from benchmark.plan import Surroundings, plan
+from benchmark.request import Request, make_request
+from benchmark.scheduler import Report, execute, missing
+from benchmark.store import Store
+from benchmark.tables import rebuild
+
+RESULTS = Path("results/local")
+
+
+class ShardsFailedError(BenchError):
+    """Some shards failed; the others are stored.
+
+    Attributes:
+        reports: One for each failed shard.
+    """
+
+    def __init__(self, reports: Sequence[Report], folder: Path) -> None:
+        self.reports = tuple(reports)
+        kinds = dict.fromkeys(report.error for report in reports)
+        tracebacks = "" if self.only_input else f" Tracebacks: {folder / 'failures'}."
+        super().__init__(f"{len(reports)} shards failed: {'; '.join(kinds)}.{tracebacks}")
+
+    @property
+    def only_input(self) -> bool:
+        """Every failure is a mistake in the input, none is a bug."""
+        return all(report.fault == "input" for report in self.reports)
+
+
+def run(
+    suite: str | None = None,
+    *,
+    out: Path | str = RESULTS,
+    jobs: int = 1,
+    device: str = "cpu",
+    batch: int | None = None,
+    plugins: Sequence[Path | str] = (),
+    config: Config | None = None,
+    **request: Any,
+) -> pd.DataFrame:
+    """Cross attacks with defenses; do what is missing, and return the cells of this request.
+
+    Args:
+        suite: Name of a suite, or None.
+        out: Folder of results.
+        jobs: Processes, each with one thread; -1 means one for each core.
+        device: "cpu", "cuda", "cuda:1", ...
+        batch: Images in one forward pass; None means the device's usual number.
+        plugins: Files with entries of your own.
+        config: Where data and weights are; None reads variables and the config file.
+        **request: Fields of `benchmark.request.Request`.
+
+    Returns:
+        Rows of `cells.csv` that belong to the request.
+
+    Raises:
+        BenchError: For a mistake in the input, before anything runs.
+        ShardsFailedError: If some shards failed; the others are stored.
+    """
+    wanted = make_request(suite, **request)
+    surroundings = Surroundings(
+        config or load_config(), tuple(Path(path) for path in plugins), device, batch
+    )
+    return execute_request(wanted, surroundings, Path(out), jobs, Console(file=sys.stderr))
+
+
+def execute_request(
+    request: Request, surroundings: Surroundings, out: Path, jobs: int, console: Console
+) -> pd.DataFrame:
+    """Run a checked request; see `run`."""
+    shards = plan(request, surroundings)
+    store = Store(out)
+    todo, damage = missing(shards, store)
+    for line in damage:
+        console.print(f"warning: {line}", markup=False, highlight=False, soft_wrap=True)
+    if len(todo) < len(shards):
+        console.print(f"{len(shards) - len(todo)} of {len(shards)} shards are done already")
+    try:
+        with Progress(sum(shard.count for shard in todo), console) as progress:
+            failed = execute(todo, surroundings, store, jobs, progress)
+    finally:
+        cells = rebuild(store)
+    if failed:
+        raise ShardsFailedError(failed, out)
+    wanted = list(dict.fromkeys(shard.cell.key for shard in shards))
+    mine = cells[cells["cell"].isin(wanted)]
+    order = mine["cell"].map({key: place for place, key in enumerate(wanted)})
+    return mine.assign(_place=order).sort_values(["_place", "budget"]).drop(columns="_place")

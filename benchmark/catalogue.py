@@ -1,0 +1,200 @@
+"""The catalogues of attacks, defenses, models and data sets, and how entries join them."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import inspect
+import pkgutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel
+
+from benchmark import params
+from benchmark.errors import RegistryError, SpecError, suggestion
+from benchmark.facts import AttackFacts, DatasetFacts, DefenseFacts, ModelFacts
+from benchmark.ref import Ref, display
+
+F = TypeVar("F", AttackFacts, DefenseFacts, ModelFacts, DatasetFacts)
+
+
+@dataclass(frozen=True)
+class Entry(Generic[F]):
+    """One registered attack, defense, model or data set.
+
+    Attributes:
+        kind: "attack", "defense", "model" or "dataset".
+        name: Name as users write it.
+        build: The function or class that was decorated.
+        facts: What the entry declares about itself.
+        parameters: Schema of its keyword-only parameters.
+        module: Module that defines it.
+    """
+
+    kind: str
+    name: str
+    build: Callable[..., Any]
+    facts: F
+    parameters: type[BaseModel]
+    module: str
+
+    @property
+    def summary(self) -> str:
+        """First line of the docstring."""
+        return (inspect.getdoc(self.build) or "").partition("\n")[0]
+
+
+@dataclass(frozen=True)
+class Choice(Generic[F]):
+    """An entry with every parameter resolved.
+
+    Attributes:
+        entry: The entry.
+        argument: What follows the colon, or empty.
+        values: Every parameter in force.
+    """
+
+    entry: Entry[F]
+    argument: str
+    values: dict[str, Any]
+
+    def __str__(self) -> str:
+        """Write the choice as tables show it: parameters that differ from the default."""
+        usual = params.defaults(self.entry.parameters)
+        # A path would tie a table to one machine: its last part is shown.
+        return display(self.entry.name, Path(self.argument).name, self.values, usual)
+
+    def record(self) -> dict[str, Any]:
+        """Return what identifies the choice in a stored result."""
+        return {
+            "name": self.entry.name,
+            "argument": Path(self.argument).name,
+            "version": self.entry.facts.version,
+            "parameters": self.values,
+        }
+
+
+class Catalogue(Generic[F]):
+    """All entries of one kind, by name."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._entries: dict[str, Entry[F]] = {}
+
+    def __iter__(self) -> Iterator[Entry[F]]:
+        """Iterate over the entries by name."""
+        load_all()
+        return iter([self._entries[name] for name in sorted(self._entries)])
+
+    def add(self, name: str, build: Callable[..., Any], facts: F) -> None:
+        """Register an entry.
+
+        Raises:
+            RegistryError: If the name is taken.
+        """
+        name, module = name.replace("_", "-"), build.__module__
+        if name in self._entries:
+            first = self._entries[name].module
+            raise RegistryError(
+                f"{self.kind} '{name}' of module '{module}' is already registered by '{first}'. "
+                "Rename one of them."
+            )
+        self._entries[name] = Entry(self.kind, name, build, facts, params.schema(build), module)
+
+    def remove(self, name: str) -> None:
+        """Forget an entry (for tests and interactive work)."""
+        self._entries.pop(name.replace("_", "-"), None)
+
+    def get(self, name: str) -> Entry[F]:
+        """Return the entry of that name.
+
+        Raises:
+            RegistryError: If there is none; the message names the nearest match.
+        """
+        load_all()
+        name = name.replace("_", "-")
+        if name not in self._entries:
+            raise RegistryError(f"unknown {self.kind} '{name}'. {suggestion(name, self._entries)}")
+        return self._entries[name]
+
+    def choose(self, text: str) -> Choice[F]:
+        """Resolve what a user wrote, such as `square[p=0.3]`.
+
+        Raises:
+            RegistryError: If the name is unknown.
+            SpecError: If the form, the argument, a parameter or a value is wrong.
+        """
+        ref = Ref.parse(text)
+        entry = self.get(ref.name)
+        needed = getattr(entry.facts, "argument", "")
+        if bool(needed) != bool(ref.argument):
+            form = f"{entry.name}:{needed}" if needed else entry.name
+            raise SpecError(f"{self.kind} '{text}' should be written {form}")
+        values = params.resolve(entry.parameters, ref.parameters, f"{self.kind} '{entry.name}'")
+        return Choice(entry, ref.argument, values)
+
+
+ATTACKS: Catalogue[AttackFacts] = Catalogue("attack")
+DEFENSES: Catalogue[DefenseFacts] = Catalogue("defense")
+MODELS: Catalogue[ModelFacts] = Catalogue("model")
+DATASETS: Catalogue[DatasetFacts] = Catalogue("dataset")
+
+_PACKAGE = "registry"
+_GROUPS = ("attacks", "defenses", "models", "datasets")
+_loaded: set[str] = set()
+
+
+def load_all() -> None:
+    """Import every entry of the package and of installed third parties, once."""
+    if _PACKAGE in _loaded:
+        return
+    _loaded.add(_PACKAGE)
+    for group in _GROUPS:
+        package = importlib.import_module(f"{_PACKAGE}.{group}")
+        for module in sorted(m.name for m in pkgutil.iter_modules(package.__path__)):
+            importlib.import_module(f"{package.__name__}.{module}")
+        for point in importlib.metadata.entry_points(group=f"querybench.{group}"):
+            _foreign(f"entry point '{point.name}' of '{point.value}'", point.load)
+
+
+def load_file(path: Path) -> list[Entry[Any]]:
+    """Import a plug-in file and return the entries it registers.
+
+    A file that was loaded before is not loaded again.
+
+    Raises:
+        RegistryError: If the file is missing, cannot be imported or registers nothing.
+    """
+    load_all()
+    path = path.resolve()
+    name = f"querybench_plugin_{path.stem}"
+    if str(path) not in _loaded:
+        if not path.is_file():
+            raise RegistryError(f"plug-in '{path}' does not exist")
+        spec = importlib.util.spec_from_file_location(name, path)
+        if spec is None or spec.loader is None:
+            raise RegistryError(f"plug-in '{path}' is not a Python file")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        loader = spec.loader
+        _foreign(f"plug-in '{path}'", lambda: loader.exec_module(module))
+        _loaded.add(str(path))
+    catalogues: tuple[Catalogue[Any], ...] = (ATTACKS, DEFENSES, MODELS, DATASETS)
+    found = [entry for catalogue in catalogues for entry in catalogue if entry.module == name]
+    if not found:
+        raise RegistryError(f"plug-in '{path}' registers nothing. Decorate an entry.")
+    return found
+
+
+def _foreign(who: str, load: Callable[[], object]) -> None:
+    try:
+        load()
+    except RegistryError:
+        raise
+    except Exception as error:  # code of others may fail in any way
+        raise RegistryError(f"{who} cannot be imported: {type(error).__name__}: {error}") from error

@@ -1,0 +1,81 @@
+"""A victim behind its defense: the only thing that answers queries."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from benchmark.defense import Defense, QueryContext
+from benchmark.errors import VictimError
+from benchmark.rng import RowRng
+from benchmark.rows import occurrence
+from benchmark.victim import Victim
+
+
+class Defended:
+    """Answers queries of any number in batches of one size.
+
+    Attributes:
+        forwards: Images shown so far, counted queries and uncounted looks together.
+    """
+
+    def __init__(self, victim: Victim, defense: Defense, batch: int) -> None:
+        self.victim = victim
+        self.defense = defense
+        self.batch = batch
+        self.forwards = 0
+
+    @property
+    def randomised(self) -> bool:
+        """Two identical queries may get different answers."""
+        return self.defense.traits.randomised
+
+    @torch.no_grad()
+    def answer(self, images: Tensor, rows: Tensor, rng: RowRng) -> Tensor:
+        """Answer queries.
+
+        Args:
+            images: (n, C, H, W), in [0, 1] unless the probe policy allows more.
+            rows: (n,) owner of each query, a row of `rng`.
+            rng: Streams the defense draws its noise from, one per owner.
+
+        Returns:
+            Logits, (n, K).
+
+        Raises:
+            VictimError: If the answer has the wrong shape or a value that is not finite.
+        """
+        self.forwards += len(images)
+        if self.defense.traits.coupled:
+            return self._waves(images, rows, rng)
+        parts = [
+            self._ask(images[start : start + self.batch], rows[start : start + self.batch], rng)
+            for start in range(0, len(images), self.batch)
+        ]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _waves(self, images: Tensor, rows: Tensor, rng: RowRng) -> Tensor:
+        """Send the k-th query of every image in one call: a batch of different images."""
+        rank = occurrence(rows)
+        logits = images.new_empty((len(images), self.victim.num_classes))
+        for wave in torch.unique(rank).tolist():
+            members = (rank == wave).nonzero()[:, 0]
+            logits[members] = self._ask(images[members], rows[members], rng)
+        return logits
+
+    def _ask(self, images: Tensor, rows: Tensor, rng: RowRng) -> Tensor:
+        logits = self.defense.answer(self.victim, images, QueryContext(rng, rows))
+        expected = (len(images), self.victim.num_classes)
+        if logits.shape != expected:
+            raise VictimError(
+                f"{self._who} answered with shape {tuple(logits.shape)}, expected {expected}"
+            )
+        if not bool(logits.isfinite().all()):
+            bad = int(rows[~logits.isfinite().all(1)][0])
+            raise VictimError(f"{self._who} answered with NaN or infinity for row {bad}")
+        return logits
+
+    @property
+    def _who(self) -> str:
+        network, defense = type(self.victim.network), type(self.defense)
+        return f"victim '{network.__name__}' with defense '{defense.__name__}'"

@@ -1,0 +1,101 @@
+"""What a run shows: a progress bar on a terminal, a few lines in a pipe, a final table."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from types import TracebackType
+
+import pandas as pd
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+from tabulate import tabulate
+
+_EVERY = 15.0  # seconds between lines in a pipe
+
+
+class Progress:
+    """Shows images done, queries per second and time left, on standard error.
+
+    Args:
+        images: Images to do in this run, over all cells.
+        console: Where to show it.
+    """
+
+    def __init__(self, images: int, console: Console) -> None:
+        self._images, self._console = images, console
+        self._done, self._queries, self._shown = 0, 0, time.monotonic()
+        self._start = self._shown
+        columns = (
+            TextColumn("attacking"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("images"),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+        )
+        self._bar = Bar(*columns, console=console, disable=not console.is_terminal)
+        self._task = self._bar.add_task("attack", total=images, rate="")
+
+    def __enter__(self) -> Progress:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+
+    def advance(self, images: int, queries: int) -> None:
+        """Count a finished shard."""
+        self._done += images
+        self._queries += queries
+        now = time.monotonic()
+        rate = self._queries / max(now - self._start, 1e-9)
+        self._bar.update(self._task, advance=images, rate=f"{rate:,.0f} queries/s")
+        if not self._console.is_terminal and now - self._shown > _EVERY:
+            self._shown = now
+            left = (now - self._start) * (self._images / self._done - 1)
+            self._console.print(
+                f"{self._done}/{self._images} images, {rate:,.0f} queries/s, {left:.0f} s left"
+            )
+
+
+def summary(cells: pd.DataFrame) -> str:
+    """Lay out the cells of a run as a table of percentages.
+
+    Args:
+        cells: Rows of `cells.csv`.
+
+    Returns:
+        One line for each defense and attack; robust accuracy (S2) at every budget, S1 and S3
+        at the last.
+    """
+    rows = []
+    for _, group in cells.groupby(["defense", "attack"], sort=False):
+        last = group.iloc[-1]
+        row = {"defense": last["defense"], "attack": last["attack"]}
+        row["clean"] = _percent(last["clean_accuracy"])
+        for _, point in group.iterrows():
+            row[f"robust@{point['budget']}"] = _percent(point["robust_accuracy"])
+        low, high = last["robust_accuracy_low"], last["robust_accuracy_high"]
+        row["95 %"] = f"{_percent(low)}-{_percent(high)}"
+        row["first hit"] = _percent(last["robust_accuracy_first_hit"])
+        row["expected"] = _percent(last["robust_accuracy_expected"])
+        median = last["queries_median"]
+        row["median queries"] = "" if pd.isna(median) else f"{median:g}"
+        rows.append(row)
+    return tabulate(rows, headers="keys", disable_numparse=True, stralign="right")
+
+
+def listing(rows: Sequence[dict[str, str]]) -> str:
+    """Lay out names and one-line descriptions."""
+    return tabulate(rows, headers="keys", tablefmt="simple")
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}"

@@ -1,0 +1,136 @@
+"""What entries declare about themselves: typed, and each fact is tested."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from benchmark.types import Access, Goal, Norm
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a method comes from.
+
+    Attributes:
+        paper: Authors and title.
+        url: Address of the paper.
+        year: Year of publication.
+        code: Address of the authors' code, if any.
+        differences: Every known deviation from the paper or its code; empty means none known.
+    """
+
+    paper: str
+    url: str
+    year: int
+    code: str = ""
+    differences: tuple[str, ...] = ()
+
+
+class Level(StrEnum):
+    """Where a defense acts: the one hook that it overrides."""
+
+    NOWHERE = "nowhere"
+    IMAGES = "images"
+    FEATURES = "features"
+    PENULTIMATE = "penultimate"
+    LOGITS = "logits"
+    ANSWER = "answer"
+
+
+@dataclass(frozen=True)
+class AttackFacts:
+    """Facts of an attack.
+
+    Attributes:
+        source: Where it comes from.
+        access: What it needs to see.
+        norms: Norms it supports.
+        randomised: Two seeds give different questions.
+        goal: What it looks for.
+        probes: It asks on purpose outside the ball, as the probe policy allows.
+        version: Raised when its behaviour changes; part of every result's key.
+    """
+
+    source: Source
+    access: Access
+    norms: tuple[Norm, ...]
+    randomised: bool
+    goal: Goal = Goal.IN_BALL
+    probes: bool = False
+    version: int = 1
+
+
+@dataclass(frozen=True)
+class Traits:
+    """How a defense behaves with the parameters it was given.
+
+    Attributes:
+        randomised: Two identical queries may get different answers.
+        coupled: An answer may depend on the other queries of the same call.
+        stateful: An answer may depend on earlier queries of the same owner.
+        keeps_label: The predicted label is always the undefended victim's.
+    """
+
+    randomised: bool = False
+    coupled: bool = False
+    stateful: bool = False
+    keeps_label: bool = False
+
+
+@dataclass(frozen=True)
+class DefenseFacts:
+    """Facts of a defense.
+
+    Attributes:
+        source: Where it comes from.
+        level: Where it acts.
+        traits: How it behaves with its default parameters.
+        strength: Name of the parameter that calibration turns (0 = vanilla), empty if none.
+        examples: Parameters under which the contract tests it besides the defaults, for
+            example "[variant=official]".
+        version: Raised when its behaviour changes; part of every result's key.
+    """
+
+    source: Source
+    level: Level
+    traits: Traits = field(default_factory=Traits)
+    strength: str = ""
+    examples: tuple[str, ...] = ()
+    version: int = 1
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """Facts of a victim.
+
+    Attributes:
+        source: Where it comes from.
+        argument: What follows the colon in its name, empty if nothing does.
+        weights: File looked for in the weights folder when no checkpoint is given.
+        version: Raised when its behaviour changes; part of every result's key.
+    """
+
+    source: Source
+    argument: str = ""
+    weights: str = ""
+    version: int = 1
+
+
+@dataclass(frozen=True)
+class DatasetFacts:
+    """Facts of a data set.
+
+    Attributes:
+        source: Where it comes from.
+        argument: What follows the colon in its name, empty if nothing does.
+        model: Victim attacked when none is named, empty if there is no usual one.
+        eps: Usual radius for each norm.
+        version: Raised when its behaviour changes; part of every result's key.
+    """
+
+    source: Source
+    argument: str = ""
+    model: str = ""
+    eps: dict[Norm, float] = field(default_factory=dict)
+    version: int = 1

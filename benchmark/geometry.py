@@ -1,0 +1,61 @@
+"""Balls, boxes and losses, batched over the first dimension."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from benchmark.types import Norm
+
+TOLERANCE = 1e-6  # rounding allowed outside a ball, relative to max(eps, 1)
+
+
+def column(values: Tensor, like: Tensor) -> Tensor:
+    """Shape one value per row, (n,), so that it broadcasts against `like`, (n, ...)."""
+    return values.view(-1, *([1] * (like.dim() - 1)))
+
+
+def distance(images: Tensor, centres: Tensor, norm: Norm) -> Tensor:
+    """Distance of each image from its centre, (n,), in pixel units."""
+    delta = (images - centres).flatten(1)
+    if norm is Norm.LINF:
+        return delta.abs().amax(1)
+    return length(delta)
+
+
+def length(delta: Tensor) -> Tensor:
+    """Euclidean length of each row, (n,)."""
+    lengths: Tensor = torch.linalg.vector_norm(delta.flatten(1), dim=1)
+    return lengths
+
+
+def corners(centres: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Lowest and highest image of the linf ball cut with the box, each (n, C, H, W)."""
+    return (centres - eps).clamp_(min=0.0), (centres + eps).clamp_(max=1.0)
+
+
+def project(images: Tensor, centres: Tensor, eps: float, norm: Norm) -> Tensor:
+    """Bring images into the ball around their centres, then into the box [0, 1].
+
+    For linf this is the projection onto the intersection. For l2 the box can only bring the
+    image nearer to its centre, so the result lies in both sets.
+    """
+    if norm is Norm.LINF:
+        low, high = corners(centres, eps)
+        return torch.minimum(torch.maximum(images, low), high)
+    delta = images - centres
+    shrink = (eps / length(delta).clamp_min(1e-12)).clamp_max(1.0)
+    return (centres + delta * column(shrink, delta)).clamp_(0.0, 1.0)
+
+
+def margin(scores: Tensor, labels: Tensor) -> Tensor:
+    """Score of the true label minus the best other score, (n,); negative is adversarial."""
+    own = scores.gather(1, labels[:, None])
+    others = scores.scatter(1, labels[:, None], -torch.inf)
+    return own[:, 0] - others.amax(1)
+
+
+def cross_entropy(scores: Tensor, labels: Tensor) -> Tensor:
+    """Minus the cross-entropy, (n,): attacks minimise, so a lower value is more adversarial."""
+    return -functional.cross_entropy(scores, labels, reduction="none")

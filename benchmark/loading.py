@@ -1,0 +1,72 @@
+"""Loads data sets and victims once per process."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+from benchmark.catalogue import DATASETS, DEFENSES, MODELS
+from benchmark.config import Config
+from benchmark.data import DataRequest, Dataset, Split
+from benchmark.defense import Defense
+from benchmark.errors import SpecError, VictimError
+from benchmark.victim import ModelRequest, Victim
+
+
+@lru_cache(maxsize=2)
+def load_dataset(text: str, config: Config) -> Dataset:
+    """Load a data set.
+
+    Raises:
+        BenchError: If it is unknown, missing or damaged.
+    """
+    choice = DATASETS.choose(text)
+    request = DataRequest(choice.argument, config.data_root)
+    dataset: Dataset = choice.entry.build(request, **choice.values)
+    return dataset
+
+
+@lru_cache(maxsize=2)
+def load_victim(text: str, data_text: str, config: Config, device: str) -> Victim:
+    """Load a victim for a data set and check that both have the same classes.
+
+    Raises:
+        BenchError: If it is unknown, its weights are missing or damaged, or it does not fit.
+    """
+    choice, dataset = MODELS.choose(text), load_dataset(data_text, config)
+    image = dataset.take(Split.EVAL, 1).images
+    shape = (int(image.shape[1]), int(image.shape[2]), int(image.shape[3]))
+    checkpoint = config.checkpoint or _shipped(choice.entry.facts.weights, config)
+    request = ModelRequest(choice.argument, checkpoint, dataset.num_classes, shape)
+    victim: Victim = choice.entry.build(request, **choice.values)
+    if victim.num_classes != dataset.num_classes:
+        raise SpecError(
+            f"model '{text}' has {victim.num_classes} classes, "
+            f"data set '{dataset.name}' has {dataset.num_classes}"
+        )
+    victim = victim.to(device)
+    with torch.no_grad():
+        logits = victim(image.to(device))
+    if logits.shape != (1, dataset.num_classes):
+        raise VictimError(
+            f"model '{text}' answers one image with shape {tuple(logits.shape)}, "
+            f"expected {(1, dataset.num_classes)}"
+        )
+    return victim
+
+
+def _shipped(name: str, config: Config) -> Path | None:
+    if not name or config.weights_root is None:
+        return None
+    path = config.weights_root / name
+    return path if path.is_file() else None
+
+
+def build_defense(text: str, victim: Victim) -> Defense:
+    """Make a new instance of a defense and check that it fits the victim."""
+    choice = DEFENSES.choose(text)
+    defense: Defense = choice.entry.build(**choice.values)
+    defense.check(victim)
+    return defense

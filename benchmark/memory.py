@@ -1,0 +1,69 @@
+"""The best image an attack has shown so far, and at every checkpoint (for S3)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from benchmark.geometry import TOLERANCE, column, distance
+from benchmark.rows import occurrence
+from benchmark.types import Problem
+
+
+class BestImages:
+    """Keeps, for each row, the image in the ball and the box with the lowest margin.
+
+    A verified image replaces it for good.
+
+    Args:
+        problem: The images under attack; each is its own first best image.
+        checkpoints: Query counts at which the best image is kept, ascending.
+    """
+
+    def __init__(self, problem: Problem, checkpoints: Sequence[int]) -> None:
+        self._problem = problem
+        self.images = problem.images.clone()
+        self._margins = problem.images.new_full((len(problem.images),), torch.inf)
+        self._marks = tuple(checkpoints)
+        self._kept = [problem.images.clone() for _ in checkpoints]
+        self._passed = [torch.zeros_like(self._margins, dtype=torch.bool) for _ in checkpoints]
+
+    def see(self, images: Tensor, rows: Tensor, number: Tensor, margins: Tensor) -> None:
+        """Look at the answered queries of a round; `number` counts each row's queries from 1."""
+        start = 0
+        for mark, kept, passed in zip(self._marks, self._kept, self._passed, strict=True):
+            passing = rows[number == mark + 1]
+            if len(passing):  # queries beyond the checkpoint must not count for it
+                self._update(images, rows, margins, (number > start) & (number <= mark))
+                kept[passing], passed[passing] = self.images[passing], True
+                start = mark
+        self._update(images, rows, margins, number > start)
+
+    def settle(self, images: Tensor, rows: Tensor, number: Tensor) -> None:
+        """Keep verified images for good, each from its query `number` on."""
+        self.images[rows] = images
+        for mark, kept in zip(self._marks, self._kept, strict=True):
+            done = number <= mark
+            kept[rows[done]] = images[done]
+
+    def at(self, mark: int) -> Tensor:
+        """Return the best images after `mark` queries, (B, C, H, W)."""
+        place = self._marks.index(mark)
+        return torch.where(column(self._passed[place], self.images), self._kept[place], self.images)
+
+    def _update(self, images: Tensor, rows: Tensor, margins: Tensor, allowed: Tensor) -> None:
+        threat = self._problem.threat
+        better = (allowed & (margins < self._margins[rows])).nonzero()[:, 0]
+        if not len(better):
+            return
+        shown, centres = images[better], self._problem.images[rows[better]]
+        limit = threat.eps + TOLERANCE * max(threat.eps, 1.0)
+        inside = distance(shown, centres, threat.norm) <= limit
+        inside &= (shown.flatten(1).amin(1) >= 0) & (shown.flatten(1).amax(1) <= 1)
+        better = better[inside]
+        better = better[margins[better].argsort(stable=True)]
+        better = better[occurrence(rows[better]) == 0]
+        self.images[rows[better]] = images[better]
+        self._margins[rows[better]] = margins[better]

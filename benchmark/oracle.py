@@ -1,0 +1,221 @@
+"""The only door between an attack and a victim: counts, caps, checks, remembers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from benchmark.errors import QueryError
+from benchmark.geometry import TOLERANCE, corners, distance, margin
+from benchmark.memory import BestImages
+from benchmark.protocol import Scores
+from benchmark.rows import occurrence
+from benchmark.types import Access, Norm, Probes, Problem, Queries, Replies
+
+AnswerFn = Callable[[Tensor, Tensor], Tensor]  # images, rows -> logits
+JudgeFn = Callable[[Tensor, Tensor], Tensor]  # images, rows -> verified
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What the oracle knows of the attack and of the protocol.
+
+    Attributes:
+        name: Name of the attack, for messages.
+        access: What replies contain.
+        region: Where queries may lie.
+        scores: What score access shows.
+        checkpoints: Query counts at which the best image so far is remembered.
+    """
+
+    name: str
+    access: Access = Access.SCORES
+    region: Probes = Probes.BALL
+    scores: Scores = Scores.LOG_PROBABILITIES
+    checkpoints: Sequence[int] = ()
+
+
+class Oracle:
+    """Answers the queries of one attack on the images of one shard.
+
+    Args:
+        problem: The images under attack.
+        answer: Gives logits for images and rows.
+        judge: Decides which hits on a randomised victim are verified; None for a deterministic
+            victim, whose hits are verified by themselves.
+        terms: What the attack may ask and see.
+
+    Attributes:
+        used: (B,) counted queries of each image.
+        first_hit: (B,) number of the first query that was a hit (S1), 0 for none.
+        broken_at: (B,) number of the query whose hit was verified (S2), 0 for none.
+        finished: (B,) bool, True where no more queries are answered.
+        memory: The best image so far and at each checkpoint; None for deterministic victims.
+        reach: (B,) distance of the image that broke the row, NaN for none.
+    """
+
+    def __init__(
+        self, problem: Problem, answer: AnswerFn, judge: JudgeFn | None, terms: Terms
+    ) -> None:
+        self.problem, self.terms = problem, terms
+        self._answer, self._judge = answer, judge
+        images, threat = problem.images, problem.threat
+        counts = torch.zeros(len(images), dtype=torch.int64, device=images.device)
+        self.used, self.first_hit, self.broken_at = counts, counts.clone(), counts.clone()
+        self.finished = torch.zeros_like(counts, dtype=torch.bool)
+        self.reach = images.new_full((len(images),), torch.nan)
+        self.memory = None if judge is None else BestImages(problem, terms.checkpoints)
+        low, high = corners(images, threat.eps + TOLERANCE * max(threat.eps, 1.0))
+        self._lock = _Gathered(low, high, problem.labels)
+
+    def ask(self, queries: Queries) -> Replies:
+        """Answer a round of queries, each row up to its budget.
+
+        All queries of a round are sent together, so all of them count even after a hit.
+
+        Raises:
+            QueryError: If a query is malformed or outside the allowed region.
+        """
+        self._check_form(queries)
+        self._lock.turn(queries.rows)
+        number = self.used[queries.rows] + self._lock.rank + 1
+        sent = ~self.finished[queries.rows] & (number <= self.problem.threat.budget)
+        whole = bool(sent.all())
+        if not whole:
+            images, rows, number = queries.images[sent], queries.rows[sent], number[sent]
+            self._lock.turn(rows)
+        else:
+            images, rows = queries.images, queries.rows
+        logits = self._reply(images, rows, number)
+        return self._show(queries.rows, logits, sent, whole=whole)
+
+    def _reply(self, images: Tensor, rows: Tensor, number: Tensor) -> Tensor:
+        if len(rows) == 0:
+            return images.new_zeros((0, self.problem.num_classes))
+        self._check_region(images, rows)
+        logits = self._answer(images, rows)
+        self.used.index_add_(0, rows, torch.ones_like(rows))
+        hits = logits.argmax(1) != self._lock.labels
+        margins = None if self.memory is None else margin(logits, self._lock.labels)
+        if margins is not None and self.memory is not None:
+            self.memory.see(images, rows, number, margins)
+        if bool(hits.any()):
+            index = hits.nonzero()[:, 0]
+            index = index[self._in_ball(images[index], rows[index])]
+            if len(index):
+                self._hit(images, rows, number, index, margins)
+        self.finished |= self.used >= self.problem.threat.budget
+        return logits
+
+    def _hit(
+        self, images: Tensor, rows: Tensor, number: Tensor, index: Tensor, margins: Tensor | None
+    ) -> None:
+        """Record hits; of several hits of one row in a round the deepest is judged."""
+        earliest = index[occurrence(rows[index]) == 0]
+        fresh = earliest[self.first_hit[rows[earliest]] == 0]
+        self.first_hit[rows[fresh]] = number[fresh]
+        if margins is None or self._judge is None:
+            return self._break(images[earliest], rows[earliest], number[earliest])
+        order = index[margins[index].argsort(stable=True)]
+        deepest = order[occurrence(rows[order]) == 0]
+        verified = deepest[self._judge(images[deepest], rows[deepest])]
+        return self._break(images[verified], rows[verified], number[verified])
+
+    def _break(self, images: Tensor, rows: Tensor, number: Tensor) -> None:
+        self.broken_at[rows] = number
+        self.finished[rows] = True
+        centres = self.problem.images[rows]
+        self.reach[rows] = distance(images, centres, self.problem.threat.norm)
+        if self.memory is not None:
+            self.memory.settle(images, rows, number)
+
+    def _in_ball(self, images: Tensor, rows: Tensor) -> Tensor:
+        if self.terms.region is Probes.BALL:  # every query was checked already
+            return torch.ones_like(rows, dtype=torch.bool)
+        inside = (images.flatten(1).amin(1) >= 0) & (images.flatten(1).amax(1) <= 1)
+        return inside & (self._beyond(images, rows) <= 0)
+
+    def _beyond(self, images: Tensor, rows: Tensor) -> Tensor:
+        """How far images lie outside the ball, (n,); at most 0 inside."""
+        threat = self.problem.threat
+        allowed = threat.eps + TOLERANCE * max(threat.eps, 1.0)
+        return distance(images, self.problem.images[rows], threat.norm) - allowed
+
+    def _check_form(self, queries: Queries) -> None:
+        images, rows = queries
+        if images.shape[1:] != self.problem.images.shape[1:] or rows.shape != images.shape[:1]:
+            raise QueryError(
+                f"attack '{self.terms.name}' asked images of shape {tuple(images.shape)} for rows "
+                f"of shape {tuple(rows.shape)}; one image is {tuple(self.problem.images.shape[1:])}"
+            )
+        if rows.dtype != torch.int64:
+            raise QueryError(
+                f"attack '{self.terms.name}' gave rows of type {rows.dtype}, not int64"
+            )
+        if len(rows) and not (int(rows.min()) >= 0 and int(rows.max()) < len(self.used)):
+            raise QueryError(f"attack '{self.terms.name}' asked about a row it was not given")
+
+    def _check_region(self, images: Tensor, rows: Tensor) -> None:
+        """Refuse queries outside the region; the fast path is one comparison."""
+        region, threat = self.terms.region, self.problem.threat
+        if region is Probes.BALL and threat.norm is Norm.LINF:
+            if torch.equal(torch.clamp(images, self._lock.low, self._lock.high), images):
+                return
+        else:
+            low, high = (float(value) for value in torch.aminmax(images))
+            boxed = low >= 0.0 and high <= 1.0
+            if region is Probes.FREE and low > -torch.inf and high < torch.inf:
+                return
+            if boxed and (region is Probes.BOX or bool((self._beyond(images, rows) <= 0).all())):
+                return
+        raise QueryError(self._complaint(images, rows))
+
+    def _complaint(self, images: Tensor, rows: Tensor) -> str:
+        flat, threat = images.flatten(1), self.problem.threat
+        low, high = flat.amin(1), flat.amax(1)
+        bad = ~((low >= 0) & (high <= 1))
+        if self.terms.region is Probes.BALL:
+            bad |= ~(self._beyond(images, rows) <= 0)
+        place = int(bad.nonzero()[0])
+        away = float(distance(images, self.problem.images[rows], threat.norm)[place])
+        return (
+            f"attack '{self.terms.name}' left its threat model for row {int(rows[place])}: pixels "
+            f"from {float(low[place]):g} to {float(high[place]):g}, {threat.norm} distance "
+            f"{away:g} with eps={threat.eps:g}. Project before asking (benchmark.geometry.project)."
+        )
+
+    def _show(self, rows: Tensor, logits: Tensor, sent: Tensor, *, whole: bool) -> Replies:
+        """Give back what the access level allows."""
+        labels = logits.argmax(1)
+        scores: Tensor | None = None
+        if self.terms.access is Access.SCORES:
+            shown = self.terms.scores is Scores.LOG_PROBABILITIES
+            scores = logits.log_softmax(1) if shown else logits.clone()
+        if not whole:
+            labels = torch.full_like(rows, -1).masked_scatter_(sent, labels)
+            if scores is not None:
+                blank = scores.new_full((len(rows), scores.shape[1]), torch.nan)
+                scores = blank.masked_scatter_(sent[:, None], scores)
+        used = self.used[rows]
+        remaining = torch.where(self.finished[rows], 0, self.problem.threat.budget - used)
+        return Replies(labels, sent, self.finished[rows], used, remaining, scores)
+
+
+class _Gathered:
+    """What a round needs of its rows, kept while the rows stay the same."""
+
+    def __init__(self, low: Tensor, high: Tensor, labels: Tensor) -> None:
+        self._all = low, high, labels
+        self._rows = torch.arange(len(labels), device=labels.device)
+        self.low, self.high, self.labels = low, high, labels
+        self.rank = torch.zeros_like(self._rows)
+
+    def turn(self, rows: Tensor) -> None:
+        if torch.equal(rows, self._rows):
+            return
+        self._rows = rows.clone()
+        self.low, self.high, self.labels = (tensor[rows] for tensor in self._all)
+        self.rank = occurrence(rows)

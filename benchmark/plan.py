@@ -1,0 +1,137 @@
+"""From a request to cells and shards, in a stable order, with everything checked first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmark.catalogue import ATTACKS, DATASETS, DEFENSES, MODELS, Choice, load_file
+from benchmark.checkpoints import fingerprint
+from benchmark.config import Config
+from benchmark.data import Split
+from benchmark.errors import SpecError
+from benchmark.facts import Level
+from benchmark.loading import build_defense, load_dataset, load_victim
+from benchmark.protocol import Protocol
+from benchmark.request import Request
+from benchmark.spec import Cell, Part, Shard
+from benchmark.types import Threat
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """Where a run happens; none of it changes a result on a CPU.
+
+    Attributes:
+        config: Where data and weights are.
+        plugins: Plug-in files.
+        device: "cpu", "cuda", "cuda:1", ...
+        batch: Images in one forward pass, or None for the device's usual size.
+    """
+
+    config: Config
+    plugins: tuple[Path, ...] = ()
+    device: str = "cpu"
+    batch: int | None = None
+
+
+def plan(request: Request, surroundings: Surroundings) -> list[Shard]:
+    """Resolve a request into shards.
+
+    Raises:
+        BenchError: For anything that cannot run, before anything runs.
+    """
+    for plugin in surroundings.plugins:
+        load_file(plugin)
+    check_device(surroundings.device)
+    dataset, model = _victim(request, surroundings)
+    attacks = [_attack(text, request) for text in request.attacks]
+    victim = load_victim(model.text, dataset.text, surroundings.config, surroundings.device)
+    defenses = [DEFENSES.choose(text) for text in _with_undefended(request.defenses)]
+    for choice in defenses:
+        build_defense(str(choice), victim)
+    threat = _threat(request, dataset)
+    protocol = Protocol(
+        request.checkpoints(), request.scores, request.probes, request.votes, request.draws
+    )
+    cells = [
+        Cell(dataset, model, defense, attack, threat, protocol, request.images, request.seed)
+        for defense in _unique(defenses)
+        for attack in _unique(attacks)
+    ]
+    return [
+        Shard(cell, first, min(request.shard, request.images - first))
+        for cell in cells
+        for first in range(0, request.images, request.shard)
+    ]
+
+
+def check_device(name: str) -> None:
+    """Refuse a device that is not there.
+
+    Raises:
+        SpecError: With the devices that are.
+    """
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError):
+        here = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+        raise SpecError(f"device '{name}' is not available. Allowed: {', '.join(here)}.") from None
+
+
+def _victim(request: Request, surroundings: Surroundings) -> tuple[Part, Part]:
+    config = surroundings.config
+    chosen = DATASETS.choose(request.dataset)
+    usual = request.model or chosen.entry.facts.model
+    if not usual:
+        raise SpecError(f"data set '{request.dataset}' has no usual victim: give --model NAME")
+    model_choice = MODELS.choose(usual)
+    data = load_dataset(request.dataset, config)
+    if request.images > len(data.splits[Split.EVAL]):
+        raise SpecError(
+            f"--images {request.images}: split 'eval' of data set '{data.name}' has only "
+            f"{len(data.splits[Split.EVAL])} images"
+        )
+    victim = load_victim(usual, request.dataset, config, surroundings.device)
+    return (
+        _part(chosen, request.dataset, fingerprint=data.fingerprint),
+        _part(model_choice, usual, fingerprint=fingerprint(victim)),
+    )
+
+
+def _attack(text: str, request: Request) -> Choice[Any]:
+    choice = ATTACKS.choose(text)
+    if request.norm not in choice.entry.facts.norms:
+        allowed = ", ".join(choice.entry.facts.norms)
+        raise SpecError(
+            f"attack '{choice.entry.name}' does not support --norm {request.norm}. "
+            f"Allowed: {allowed}."
+        )
+    return choice
+
+
+def _threat(request: Request, dataset: Part) -> Threat:
+    usual = DATASETS.choose(dataset.text).entry.facts.eps.get(request.norm)
+    eps = request.eps if request.eps is not None else usual
+    if eps is None:
+        raise SpecError(f"data set '{dataset.name}' has no usual {request.norm} radius: give --eps")
+    return Threat(request.norm, eps, request.queries)
+
+
+def _with_undefended(defenses: Sequence[str]) -> list[str]:
+    """Put the bare victim first: the row that stands beside every defense."""
+    bare = next(entry.name for entry in DEFENSES if entry.facts.level is Level.NOWHERE)
+    return [bare, *(text for text in defenses if text != bare)]
+
+
+def _unique(choices: Sequence[Choice[Any]]) -> list[Part]:
+    """Parts of the choices without repetitions, in their order."""
+    return list({str(choice): _part(choice, str(choice)) for choice in choices}.values())
+
+
+def _part(choice: Choice[Any], text: str, **more: str) -> Part:
+    return Part(text, str(choice), {**choice.record(), **more})

@@ -1,0 +1,35 @@
+"""How a cell is measured: the decisions of docs/protocol.md as values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from benchmark.types import Probes
+
+
+class Scores(StrEnum):
+    """What score access shows."""
+
+    LOG_PROBABILITIES = "log-probabilities"
+    LOGITS = "logits"
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Everything about a measurement that is neither victim, defense, attack nor threat.
+
+    Attributes:
+        budgets: Checkpoints, ascending; the last is the threat's budget.
+        scores: What score access shows.
+        probes: Where attacks that declare `probes` may ask.
+        votes: Fresh answers that decide whether a hit is verified (S2), odd. The same number
+            decides whether an image is attacked at all, and measures the clean accuracy.
+        draws: Fresh answers averaged for the expected label (S3).
+    """
+
+    budgets: tuple[int, ...]
+    scores: Scores = Scores.LOG_PROBABILITIES
+    probes: Probes = Probes.BOX
+    votes: int = 9
+    draws: int = 20

@@ -1,0 +1,125 @@
+"""The decorators that put an entry into the registry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from benchmark.catalogue import ATTACKS, DATASETS, DEFENSES, MODELS
+from benchmark.defense import Defense
+from benchmark.errors import RegistryError
+from benchmark.facts import (
+    AttackFacts,
+    DatasetFacts,
+    DefenseFacts,
+    Level,
+    ModelFacts,
+    Source,
+    Traits,
+)
+from benchmark.types import Access, Goal, Norm
+
+C = TypeVar("C", bound=Callable[..., Any])
+D = TypeVar("D", bound=type[Defense])
+
+
+def attack(  # noqa: PLR0913 - one argument a fact
+    *,
+    source: Source,
+    access: Access,
+    norms: tuple[Norm, ...],
+    randomised: bool,
+    goal: Goal = Goal.IN_BALL,
+    probes: bool = False,
+    version: int = 1,
+) -> Callable[[C], C]:
+    """Register a generator function `name(problem, rng, *, parameters) -> Steps`.
+
+    The arguments are the fields of `AttackFacts`. The file is named like the function.
+    """
+    facts = AttackFacts(source, access, norms, randomised, goal, probes, version)
+
+    def register(build: C) -> C:
+        _same_name("attack", build.__name__, build.__module__)
+        ATTACKS.add(build.__name__, build, facts)
+        return build
+
+    return register
+
+
+def defense(
+    *,
+    source: Source,
+    level: Level,
+    traits: Traits,
+    strength: str = "",
+    examples: tuple[str, ...] = (),
+    version: int = 1,
+) -> Callable[[D], D]:
+    """Register a subclass of `Defense`; its name is the name of its file.
+
+    The arguments are the fields of `DefenseFacts`.
+
+    Raises:
+        RegistryError: If the class is no `Defense` or `strength` is none of its parameters.
+    """
+    facts = DefenseFacts(source, level, traits, strength, examples, version)
+
+    def register(build: D) -> D:
+        if not issubclass(build, Defense):
+            raise RegistryError(f"defense '{build.__name__}' must inherit benchmark.Defense")
+        name = build.__module__.rpartition(".")[2].removeprefix("querybench_plugin_")
+        DEFENSES.add(name, build, facts)
+        if strength and strength not in DEFENSES.get(name).parameters.model_fields:
+            DEFENSES.remove(name)
+            raise RegistryError(f"defense '{name}': strength '{strength}' is no parameter of it")
+        build.traits = traits
+        return build
+
+    return register
+
+
+def model(
+    *, source: Source, argument: str = "", weights: str = "", version: int = 1
+) -> Callable[[C], C]:
+    """Register a function `name(request: ModelRequest, *, parameters) -> Victim`.
+
+    The arguments are the fields of `ModelFacts`.
+    """
+    facts = ModelFacts(source, argument, weights, version)
+
+    def register(build: C) -> C:
+        MODELS.add(build.__name__, build, facts)
+        return build
+
+    return register
+
+
+def dataset(
+    *,
+    source: Source,
+    argument: str = "",
+    model: str = "",
+    eps: dict[Norm, float] | None = None,
+    version: int = 1,
+) -> Callable[[C], C]:
+    """Register a function `name(request: DataRequest, *, parameters) -> Dataset`.
+
+    The arguments are the fields of `DatasetFacts`.
+    """
+    facts = DatasetFacts(source, argument, model, eps or {}, version)
+
+    def register(build: C) -> C:
+        DATASETS.add(build.__name__, build, facts)
+        return build
+
+    return register
+
+
+def _same_name(kind: str, name: str, module: str) -> None:
+    stem = module.rpartition(".")[2].removeprefix("querybench_plugin_")
+    if stem not in {name, "__main__"}:
+        raise RegistryError(
+            f"{kind} '{name}' is defined in module '{stem}'. "
+            f"Name the file '{name}.py', or rename the function."
+        )

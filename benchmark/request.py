@@ -1,0 +1,153 @@
+"""What a user asks for, from the command line, a suite file or Python, checked in one place."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from benchmark.errors import RegistryError, SpecError, suggestion
+from benchmark.params import number
+from benchmark.protocol import Scores
+from benchmark.ref import split_list
+from benchmark.types import Norm, Probes
+
+_MARKS = (100, 1000, 2500, 10_000)  # usual checkpoints of the literature
+_SUITES = "registry.suites"
+
+
+class Request(BaseModel):
+    """A run: attacks crossed with defenses on one victim.
+
+    Attributes:
+        attacks: Attacks, for example "square[p=0.3]".
+        defenses: Defenses; the undefended row is always added.
+        dataset: Data set.
+        model: Victim; None means the data set's usual one.
+        images: Images evaluated, the first of split `eval`.
+        queries: Budget of each image.
+        budgets: Checkpoints up to `queries`; None means the usual ones.
+        norm: Norm of the threat.
+        eps: Radius in pixel units of the [0, 1] range; None means the data set's usual one.
+        seed: Seed of every random stream.
+        scores: What score access shows.
+        probes: Where estimators may place their probes.
+        votes: Fresh answers that verify a hit, odd.
+        draws: Fresh answers averaged for S3.
+        shard: Images in a shard.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    attacks: tuple[str, ...] = Field(min_length=1)
+    defenses: tuple[str, ...] = ("none",)
+    dataset: str = "mnist"
+    model: str | None = None
+    images: Annotated[int, Field(ge=1)] = 200
+    queries: Annotated[int, Field(ge=1)] = 300
+    budgets: tuple[Annotated[int, Field(ge=1)], ...] | None = None
+    norm: Norm = Norm.LINF
+    eps: Annotated[float, Field(gt=0)] | None = None
+    seed: Annotated[int, Field(ge=0)] = 0
+    scores: Scores = Scores.LOG_PROBABILITIES
+    probes: Probes = Probes.BOX
+    votes: Annotated[int, Field(ge=1, le=999)] = 9
+    draws: Annotated[int, Field(ge=1)] = 20
+    shard: Annotated[int, Field(ge=1)] = 100
+
+    @field_validator("attacks", "defenses", mode="before")
+    @classmethod
+    def _listed(cls, value: object) -> object:
+        return split_list(value) if isinstance(value, str) else value
+
+    @field_validator("budgets", mode="before")
+    @classmethod
+    def _numbers(cls, value: object) -> object:
+        return value.split(",") if isinstance(value, str) else value
+
+    @field_validator("eps", mode="before")
+    @classmethod
+    def _fraction(cls, value: object) -> object:
+        return number(value) if isinstance(value, str) else value
+
+    @field_validator("votes")
+    @classmethod
+    def _odd(cls, value: int) -> int:
+        if value % 2 == 0:
+            raise ValueError("must be odd, so that a majority always exists")
+        return value
+
+    def checkpoints(self) -> tuple[int, ...]:
+        """Checkpoints in ascending order, the budget last.
+
+        Raises:
+            SpecError: If one lies beyond the budget.
+        """
+        asked = self.budgets or tuple(mark for mark in _MARKS if mark < self.queries)
+        if max(asked, default=0) > self.queries:
+            raise SpecError(
+                f"--budgets {max(asked)} lies beyond --queries {self.queries}, the budget of a run"
+            )
+        return tuple(sorted({*asked, self.queries}))
+
+
+def make_request(suite: str | None = None, **given: Any) -> Request:
+    """Check a request; what is given wins over the suite, None counts as not given.
+
+    Args:
+        suite: Name of a built-in suite or path of a YAML file, or None.
+        **given: Fields of `Request`.
+
+    Raises:
+        SpecError: For an unknown field or a value that is not allowed.
+        RegistryError: For an unknown suite.
+    """
+    fields = load_suite(suite) if suite else {}
+    fields.pop("summary", None)
+    fields |= {name: value for name, value in given.items() if value is not None}
+    where = f"suite '{suite}'" if suite else "request"
+    for name in fields:
+        if name not in Request.model_fields:
+            known = suggestion(name, Request.model_fields)
+            raise SpecError(f"{where} has an unknown field '{name}'. {known}")
+    if "attacks" not in fields:
+        raise SpecError("no attack was named: give --attacks a,b or a suite")
+    try:
+        return Request.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise SpecError(f"{place}={first['input']} is not allowed: {first['msg']}") from None
+
+
+def load_suite(name: str) -> dict[str, Any]:
+    """Read a built-in suite, or a YAML file given by its path.
+
+    Raises:
+        RegistryError: If there is no such suite.
+        SpecError: If the file is not a YAML mapping.
+    """
+    path = Path(name)
+    builtin = suites()
+    if path.suffix in {".yaml", ".yml"} and path.is_file():
+        text = path.read_text(encoding="utf-8")
+    elif name in builtin:
+        text = resources.files(_SUITES).joinpath(f"{name}.yaml").read_text(encoding="utf-8")
+    else:
+        raise RegistryError(f"unknown suite '{name}'. {suggestion(name, builtin)}")
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise SpecError(f"suite '{name}' is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise SpecError(f"suite '{name}' is not a mapping of fields to values")
+    return content
+
+
+def suites() -> list[str]:
+    """Names of the built-in suites."""
+    files = resources.files(_SUITES).iterdir()
+    return sorted(f.name.removesuffix(".yaml") for f in files if f.name.endswith(".yaml"))

@@ -1,0 +1,101 @@
+"""One random stream per image, seeded by names, so that images are islands."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmark import philox
+from benchmark.rows import occurrence
+
+_LOW = (1 << 64) - 1
+_BLOCK = 512  # 32-bit words drawn at once for a row
+
+
+def seed_from(*names: object) -> int:
+    """Hash names and numbers into a 128-bit seed: equal in every process and next year."""
+    text = json.dumps(names, sort_keys=True, separators=(",", ":"), default=str)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "little")
+
+
+class RowRng:
+    """Independent random streams, one per row.
+
+    A draw advances the streams of the rows it names and no other, so what a row gets depends
+    on its own history alone. Integers come from numpy's SFC64 and are equal on every device.
+    Normals come from SFC64 on a CPU and from Philox on a GPU: same law, other numbers.
+    """
+
+    def __init__(self, seeds: Sequence[int], device: torch.device | str = "cpu") -> None:
+        self.device = torch.device(device)
+        # The first half of a seed opens the stream of integers, the second that of normals.
+        self._words = [np.random.SFC64(seed & _LOW) for seed in seeds]
+        self._normals = [np.random.Generator(np.random.SFC64(seed >> 64)) for seed in seeds]
+        halves = [(seed >> 64 & _LOW >> 32, seed >> 96) for seed in seeds]
+        self._keys = torch.tensor(halves, dtype=torch.int64, device=self.device).view(-1, 2)
+        self._drawn = torch.zeros(len(seeds), dtype=torch.int64, device=self.device)
+        self._block = torch.zeros((len(seeds), _BLOCK), dtype=torch.int64)
+        self._next = torch.full((len(seeds),), _BLOCK, dtype=torch.int64)
+
+    def integers(self, rows: Tensor, high: int | Tensor, shape: tuple[int, ...] = ()) -> Tensor:
+        """Draw integers from 0 to high - 1.
+
+        Args:
+            rows: (n,) rows to draw for, each at most once.
+            high: Exclusive upper end, at most 2**31; one number, or a tensor that broadcasts
+                against the result.
+            shape: Shape drawn for each row.
+
+        Returns:
+            (n, *shape), int64, on the device of the streams.
+        """
+        words = self._draw(rows.cpu(), math.prod(shape)).view(len(rows), *shape)
+        return ((words * torch.as_tensor(high).cpu()) >> 32).to(self.device)
+
+    def signs(self, rows: Tensor, shape: tuple[int, ...] = ()) -> Tensor:
+        """Draw -1 or +1 with equal chance, (n, *shape), float32; each row at most once."""
+        return self.integers(rows, 2, shape).mul_(2).sub_(1).float()
+
+    def uniform(self, rows: Tensor, shape: tuple[int, ...] = ()) -> Tensor:
+        """Draw uniformly from [0, 1), (n, *shape), float32; each row at most once."""
+        return self.integers(rows, 2**24, shape).float().mul_(2.0**-24)
+
+    def normal(self, rows: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """Draw standard normals, (n, *shape), float32.
+
+        A row may be named several times: it draws once for each, in that order.
+        """
+        if self.device.type != "cpu":
+            return self._counted_normal(rows, math.prod(shape)).view(len(rows), *shape)
+        out = np.empty((len(rows), math.prod(shape)), dtype=np.float32)
+        for row, values in zip(rows.tolist(), out, strict=True):
+            self._normals[row].standard_normal(dtype=np.float32, out=values)
+        return torch.from_numpy(out).view(len(rows), *shape)
+
+    def _counted_normal(self, rows: Tensor, count: int) -> Tensor:
+        draws = self._drawn[rows] + occurrence(rows)
+        self._drawn.index_add_(0, rows, torch.ones_like(rows))
+        return philox.normals(self._keys[rows], draws, count)
+
+    def _draw(self, rows: Tensor, count: int) -> Tensor:
+        if count > _BLOCK:
+            parts = [self._draw(rows, min(_BLOCK, count - i)) for i in range(0, count, _BLOCK)]
+            return torch.cat(parts, 1)
+        first = self._next[rows]
+        if bool((first + count > _BLOCK).any()):
+            self._refill(rows[first + count > _BLOCK])
+            first = self._next[rows]
+        self._next[rows] = first + count
+        return self._block[rows[:, None], first[:, None] + torch.arange(count)]
+
+    def _refill(self, rows: Tensor) -> None:
+        for row in rows.tolist():
+            raw = self._words[row].random_raw(_BLOCK // 2).view(np.uint32).astype(np.int64)
+            self._block[row] = torch.from_numpy(raw)
+        self._next[rows] = 0

@@ -1,0 +1,99 @@
+"""Cells and shards: what a result is of, and the key that names it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from benchmark.protocol import Protocol
+from benchmark.types import Threat
+
+SCHEMA = 1  # of shard files; raised when their meaning changes
+
+
+@dataclass(frozen=True)
+class Part:
+    """One resolved ingredient of a cell.
+
+    Attributes:
+        text: What builds it again; may hold a path, so it is no part of the key.
+        name: Name as tables show it.
+        record: Name, version, every parameter, and for data and weights a hash of the content.
+    """
+
+    text: str
+    name: str
+    record: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One resolved combination; all of it is in the key.
+
+    Attributes:
+        dataset: Data set.
+        model: Victim.
+        defense: Defense at one strength.
+        attack: Attack.
+        threat: Norm, radius, budget.
+        protocol: How it is measured.
+        images: Images evaluated: the first of split `eval`.
+        seed: Seed of every random stream.
+    """
+
+    dataset: Part
+    model: Part
+    defense: Part
+    attack: Part
+    threat: Threat
+    protocol: Protocol
+    images: int
+    seed: int
+
+    def content(self) -> dict[str, Any]:
+        """Return everything that can change the result, as plain data."""
+        return {
+            "schema": SCHEMA,
+            "dataset": self.dataset.record,
+            "model": self.model.record,
+            "defense": self.defense.record,
+            "attack": self.attack.record,
+            "threat": asdict(self.threat),
+            "protocol": asdict(self.protocol),
+            "images": self.images,
+            "seed": self.seed,
+        }
+
+    @property
+    def key(self) -> str:
+        """Name of the cell: 16 hex digits."""
+        return digest(self.content())
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A block of images of one cell: the unit of work, of retry and of storage.
+
+    Attributes:
+        cell: The cell.
+        first: Position of the first image in split `eval`.
+        count: Number of images.
+    """
+
+    cell: Cell
+    first: int
+    count: int
+    key: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        content = {**self.cell.content(), "first": self.first, "count": self.count}
+        object.__setattr__(self, "key", digest(content))
+
+
+def digest(content: Mapping[str, Any]) -> str:
+    """Hash plain data, 16 hex digits; equal in every process."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

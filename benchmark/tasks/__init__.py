@@ -1,0 +1,1 @@
+"""Tasks: each plans cells, runs one shard, and tallies shard records into rows."""

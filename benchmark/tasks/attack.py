@@ -1,0 +1,185 @@
+"""The task `attack`: robust accuracy of one cell, a shard at a time."""
+
+from __future__ import annotations
+
+import copy
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmark import audit
+from benchmark.catalogue import ATTACKS, load_file
+from benchmark.data import Samples, Split
+from benchmark.defended import Defended
+from benchmark.drive import drive
+from benchmark.loading import build_defense, load_dataset, load_victim
+from benchmark.oracle import Oracle, Terms
+from benchmark.plan import Surroundings
+from benchmark.rng import RowRng, seed_from
+from benchmark.spec import Shard
+from benchmark.types import Probes, Problem
+
+
+@dataclass(frozen=True)
+class ShardResult:
+    """What a finished shard leaves.
+
+    Attributes:
+        shard: What was run.
+        images: Columns of `ImageRow` except the key, one list each.
+        costs: Queries counted, for verification and for audits; images in a forward pass.
+        seconds: Wall time.
+    """
+
+    shard: Shard
+    images: dict[str, list[Any]]
+    costs: dict[str, int]
+    seconds: float
+
+
+class _Streams:
+    """Makes the random streams of a shard, each named by its purpose."""
+
+    def __init__(self, shard: Shard, device: torch.device) -> None:
+        self._cell, self._device = shard.cell, device
+
+    def attack(self, ids: list[int]) -> RowRng:
+        # Not the defense: the same draws against every defense make comparisons paired.
+        record = self._cell.attack.record
+        names = ("attack", self._cell.seed, record["name"], record["parameters"])
+        return self._rng(names, ids)
+
+    def defense(self, purpose: str, ids: list[int]) -> RowRng:
+        # Not its parameters: strengths share their noise, which makes curves smooth.
+        return self._rng((purpose, self._cell.seed, self._cell.defense.record["name"]), ids)
+
+    def _rng(self, names: tuple[Any, ...], ids: list[int]) -> RowRng:
+        return RowRng([seed_from(*names, image) for image in ids], self._device)
+
+
+def run_shard(shard: Shard, surroundings: Surroundings) -> ShardResult:
+    """Attack the images of a shard and audit the outcome.
+
+    Raises:
+        BenchError: If attack, defense or victim break a rule.
+    """
+    began = time.perf_counter()
+    for plugin in surroundings.plugins:
+        load_file(plugin)
+    cell, config, device = shard.cell, surroundings.config, torch.device(surroundings.device)
+    dataset = load_dataset(cell.dataset.text, config)
+    victim = load_victim(cell.model.text, cell.dataset.text, config, surroundings.device)
+    defense = build_defense(cell.defense.text, victim)
+    defense.prepare(victim, dataset)
+    samples = dataset.take(Split.EVAL, shard.count, shard.first)
+    batch = surroundings.batch or usual_batch(device, samples.images[0].numel())
+    # Uncounted looks have a defense of their own: they must not touch what the attack meets.
+    desk = [Defended(victim, copy.deepcopy(defense), batch) for _ in range(4)]
+    images, labels = samples.images.to(device), samples.labels.to(device)
+    streams = _Streams(shard, device)
+    draws = cell.protocol.votes if desk[0].randomised else 1
+    right = audit.clean_hits(
+        desk[0], images, labels, draws, streams.defense("clean", samples.ids.tolist())
+    )
+    attacked = 2 * right > draws
+    problem = Problem(
+        images[attacked], labels[attacked], cell.threat, dataset.num_classes, cell.protocol.probes
+    )
+    ids = [int(i) for i, chosen in zip(samples.ids, attacked.tolist(), strict=True) if chosen]
+    oracle, judge = _attack(shard, problem, ids, streams, desk)
+    expected = _expected(oracle, cell.protocol.budgets, desk[3], streams, (ids, cell.protocol.draws))
+    costs = {
+        "counted_queries": int(oracle.used.sum()),
+        "verification_queries": judge.forwards if judge else 0,
+        "audit_queries": desk[0].forwards + desk[3].forwards,
+        "batch": batch,
+    }
+    columns = _columns(samples, (right, draws), attacked, oracle, expected)
+    return ShardResult(shard, columns, costs, time.perf_counter() - began)
+
+
+def usual_batch(device: torch.device, pixels: int) -> int:
+    """Images in one forward pass: what keeps a CPU's cache or a GPU's units busy.
+
+    A function of the device and the image size alone, so that it cannot differ between jobs.
+    """
+    if device.type != "cpu":
+        return max(1, 2**23 // pixels)
+    return max(1, min(64, 2**16 // pixels))
+
+
+def _attack(
+    shard: Shard, problem: Problem, ids: list[int], streams: _Streams, desk: list[Defended]
+) -> tuple[Oracle, audit.Judge | None]:
+    cell = shard.cell
+    choice = ATTACKS.choose(cell.attack.text)
+    facts = choice.entry.facts
+    noise = streams.defense("counted", ids)
+    judge: audit.Judge | None = None
+    if desk[1].randomised:
+        rng = streams.defense("verify", ids)
+        judge = audit.Judge(desk[2], problem.labels, cell.protocol.votes, rng)
+    terms = Terms(
+        choice.entry.name,
+        facts.access,
+        cell.protocol.probes if facts.probes else Probes.BALL,
+        cell.protocol.scores,
+        cell.protocol.budgets,
+    )
+
+    def answer(images: Tensor, rows: Tensor) -> Tensor:
+        return desk[1].answer(images, rows, noise)
+
+    oracle = Oracle(problem, answer, judge, terms)
+    if ids:
+        drive(choice.entry.build(problem, streams.attack(ids), **choice.values), oracle)
+    return oracle, judge
+
+
+def _expected(
+    oracle: Oracle,
+    budgets: tuple[int, ...],
+    defended: Defended,
+    streams: _Streams,
+    sampling: tuple[list[int], int],
+) -> Tensor:
+    """Whether the mean answer is wrong at each budget, (B, budgets); S3."""
+    ids, draws = sampling
+    if oracle.memory is None:  # every answer is the mean answer
+        broken = oracle.broken_at[:, None]
+        marks = torch.tensor(budgets, device=broken.device)
+        return (broken > 0) & (broken <= marks)
+    rng = streams.defense("expected", ids)
+    labels = oracle.problem.labels
+    return audit.expected_broken(defended, oracle.memory, labels, budgets, draws, rng)
+
+
+def _columns(
+    samples: Samples,
+    clean: tuple[Tensor, int],
+    attacked: Tensor,
+    oracle: Oracle,
+    expected: Tensor,
+) -> dict[str, list[Any]]:
+    """Rows of all images of the shard; those not attacked have no hit and spent nothing."""
+    right, draws = clean
+
+    def spread(values: list[Any], default: Any) -> list[Any]:
+        found = iter(values)
+        return [next(found) if chosen else default for chosen in attacked.tolist()]
+
+    return {
+        "image": samples.ids.tolist(),
+        "label": samples.labels.tolist(),
+        "clean_draws": [draws] * len(right),
+        "clean_correct": right.tolist(),
+        "attacked": attacked.tolist(),
+        "queries": spread(oracle.used.tolist(), 0),
+        "first_hit": spread([n or None for n in oracle.first_hit.tolist()], None),
+        "broken_at": spread([n or None for n in oracle.broken_at.tolist()], None),
+        "distance": spread([None if d != d else d for d in oracle.reach.tolist()], None),
+        "expected_broken": spread(expected.tolist(), [True] * expected.shape[1]),
+    }

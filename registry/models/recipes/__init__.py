@@ -1,0 +1,1 @@
+"""Recipes that trained the weights shipped with the package."""
