@@ -1,9 +1,9 @@
 """The same runs from Python.
 
-    from benchmark import run
+from benchmark import run
 
-    cells = run(attacks="square,nes", defenses="unig,feature", images=100)
-    print(cells[["defense", "attack", "budget", "robust_accuracy"]])
+cells = run(attacks="square,nes", defenses="unig,feature", images=100)
+print(cells[["defense", "attack", "budget", "robust_accuracy"]])
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from typing import Any
 import pandas as pd
 from rich.console import Console
 
-from benchmark.config import Config, load_config
+from benchmark.config import load_config
 from benchmark.display import Progress
 from benchmark.errors import BenchError
 from benchmark.plan import Surroundings, plan
 from benchmark.request import Request, make_request
-from benchmark.scheduler import Report, execute, missing
+from benchmark.scheduler import Report, execute, missing, usual_jobs
 from benchmark.store import Store
 from benchmark.tables import rebuild
 
@@ -51,11 +51,8 @@ def run(
     suite: str | None = None,
     *,
     out: Path | str = RESULTS,
-    jobs: int = 1,
-    device: str = "cpu",
-    batch: int | None = None,
-    plugins: Sequence[Path | str] = (),
-    config: Config | None = None,
+    jobs: int | None = None,
+    surroundings: Surroundings | None = None,
     **request: Any,
 ) -> pd.DataFrame:
     """Cross attacks with defenses; do what is missing, and return the cells of this request.
@@ -63,11 +60,9 @@ def run(
     Args:
         suite: Name of a suite, or None.
         out: Folder of results.
-        jobs: Processes, each with one thread; -1 means one for each core.
-        device: "cpu", "cuda", "cuda:1", ...
-        batch: Images in one forward pass; None means the device's usual number.
-        plugins: Files with entries of your own.
-        config: Where data and weights are; None reads variables and the config file.
+        jobs: Processes, each with one thread; None means one for each core (one on a GPU).
+        surroundings: Device, plug-ins, where data and weights are; None means the CPU, no
+            plug-ins, and what variables and the config file say.
         **request: Fields of `benchmark.request.Request`.
 
     Returns:
@@ -78,14 +73,12 @@ def run(
         ShardsFailedError: If some shards failed; the others are stored.
     """
     wanted = make_request(suite, **request)
-    surroundings = Surroundings(
-        config or load_config(), tuple(Path(path) for path in plugins), device, batch
-    )
-    return execute_request(wanted, surroundings, Path(out), jobs, Console(file=sys.stderr))
+    where = surroundings or Surroundings(load_config())
+    return execute_request(wanted, where, Path(out), jobs, Console(file=sys.stderr))
 
 
 def execute_request(
-    request: Request, surroundings: Surroundings, out: Path, jobs: int, console: Console
+    request: Request, surroundings: Surroundings, out: Path, jobs: int | None, console: Console
 ) -> pd.DataFrame:
     """Run a checked request; see `run`."""
     shards = plan(request, surroundings)
@@ -97,7 +90,7 @@ def execute_request(
         console.print(f"{len(shards) - len(todo)} of {len(shards)} shards are done already")
     try:
         with Progress(sum(shard.count for shard in todo), console) as progress:
-            failed = execute(todo, surroundings, store, jobs, progress)
+            failed = execute(todo, surroundings, store, jobs or usual_jobs(surroundings), progress)
     finally:
         cells = rebuild(store)
     if failed:

@@ -136,9 +136,9 @@ class Oracle:
         if self.terms.region is Probes.BALL:  # every query was checked already
             return torch.ones_like(rows, dtype=torch.bool)
         inside = (images.flatten(1).amin(1) >= 0) & (images.flatten(1).amax(1) <= 1)
-        return inside & (self._beyond(images, rows) <= 0)
+        return inside & (self.beyond(images, rows) <= 0)
 
-    def _beyond(self, images: Tensor, rows: Tensor) -> Tensor:
+    def beyond(self, images: Tensor, rows: Tensor) -> Tensor:
         """How far images lie outside the ball, (n,); at most 0 inside."""
         threat = self.problem.threat
         allowed = threat.eps + TOLERANCE * max(threat.eps, 1.0)
@@ -169,7 +169,7 @@ class Oracle:
             boxed = low >= 0.0 and high <= 1.0
             if region is Probes.FREE and low > -torch.inf and high < torch.inf:
                 return
-            if boxed and (region is Probes.BOX or bool((self._beyond(images, rows) <= 0).all())):
+            if boxed and (region is Probes.BOX or bool((self.beyond(images, rows) <= 0).all())):
                 return
         raise QueryError(self._complaint(images, rows))
 
@@ -178,7 +178,7 @@ class Oracle:
         low, high = flat.amin(1), flat.amax(1)
         bad = ~((low >= 0) & (high <= 1))
         if self.terms.region is Probes.BALL:
-            bad |= ~(self._beyond(images, rows) <= 0)
+            bad |= ~(self.beyond(images, rows) <= 0)
         place = int(bad.nonzero()[0])
         away = float(distance(images, self.problem.images[rows], threat.norm)[place])
         return (

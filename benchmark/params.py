@@ -69,9 +69,14 @@ def resolve(model: type[BaseModel], given: Mapping[str, object], who: str) -> di
         first = error.errors()[0]
         field = first["loc"][0]
         raise SpecError(
-            f"{who}: {field}={first['input']!r} is not allowed: {first['msg']}"
+            f"{who}: {field}={first['input']} is not allowed: {reason(first)}"
         ) from None
     return {name: getattr(filled, name) for name in model.model_fields}
+
+
+def reason(error: Mapping[str, Any]) -> str:
+    """Say what pydantic finds wrong, without the prefix of its own value errors."""
+    return str(error["msg"]).removeprefix("Value error, ")
 
 
 def defaults(model: type[BaseModel]) -> dict[str, Any]:

@@ -2,107 +2,111 @@
 
 from __future__ import annotations
 
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
-
-
-def _column(doc: str) -> Any:
-    return field(metadata={"doc": doc})
+from typing import Annotated, Any, get_args, get_type_hints
 
 
 @dataclass(frozen=True)
 class ImageRow:
     """`images.parquet`: one row for each image of each shard."""
 
-    shard: str = _column("key of the shard, as in shards.csv")
-    image: int = _column("position of the image in the data set")
-    label: int = _column("true label")
-    clean_draws: int = _column("clean answers asked for, uncounted")
-    clean_correct: int = _column("clean answers that were right")
-    attacked: bool = _column("a majority of the clean answers was right, so it was attacked")
-    queries: int = _column("counted queries spent")
-    first_hit: int | None = _column("number of the first query that was a hit (S1)")
-    broken_at: int | None = _column("number of the query whose hit was verified (S2)")
-    distance: float | None = _column("distance of the image that broke it, pixel units")
-    expected_broken: list[bool] = _column("for each budget: the mean answer is wrong (S3)")
+    shard: Annotated[str, "key of the shard, as in shards.csv"]
+    image: Annotated[int, "position of the image in the data set"]
+    label: Annotated[int, "true label"]
+    clean_draws: Annotated[int, "clean answers asked for, uncounted"]
+    clean_correct: Annotated[int, "clean answers that were right"]
+    attacked: Annotated[bool, "a majority of the clean answers was right, so it was attacked"]
+    queries: Annotated[int, "counted queries spent"]
+    first_hit: Annotated[int | None, "number of the first query that was a hit (S1)"]
+    broken_at: Annotated[int | None, "number of the query whose hit was verified (S2)"]
+    distance: Annotated[float | None, "distance of the image that broke it, pixel units"]
+    expected_broken: Annotated[list[bool], "for each budget: the mean answer is wrong (S3)"]
 
 
 @dataclass(frozen=True)
 class ShardRow:
     """`shards.csv`: one row for each shard, with what is needed to run it again."""
 
-    shard: str = _column("key: hash of everything that can change the result")
-    cell: str = _column("key of the cell it belongs to")
-    dataset: str = _column("data set")
-    dataset_fingerprint: str = _column("hash of its content")
-    model: str = _column("victim")
-    model_fingerprint: str = _column("hash of its weights")
-    defense: str = _column("defense with the parameters that differ from the default")
-    attack: str = _column("attack with the parameters that differ from the default")
-    norm: str = _column("norm of the threat")
-    eps: float = _column("radius in pixel units of the [0, 1] range")
-    budgets: str = _column("checkpoints, joined by '+'; the last is the budget")
-    protocol: str = _column("scores, probes, votes and draws")
-    parameters: str = _column("every parameter and version of all four entries, JSON")
-    seed: int = _column("seed of every random stream")
-    images: int = _column("images of the cell")
-    first: int = _column("position of the shard's first image in split eval")
-    count: int = _column("images of the shard")
-    counted_queries: int = _column("queries charged to the attack")
-    verification_queries: int = _column("uncounted answers asked to verify hits")
-    audit_queries: int = _column("uncounted answers asked for clean accuracy and S3")
-    batch: int = _column("images in one forward pass, at most")
-    device: str = _column("device: cpu, or the name of the GPU")
-    commit: str | None = _column("revision of querybench, if run from a git checkout")
-    dirty: bool | None = _column("the checkout had uncommitted changes")
-    versions: str = _column("versions of Python and of the packages that compute")
+    shard: Annotated[str, "key: hash of everything that can change the result"]
+    cell: Annotated[str, "key of the cell it belongs to"]
+    dataset: Annotated[str, "data set"]
+    dataset_fingerprint: Annotated[str, "hash of its content"]
+    model: Annotated[str, "victim"]
+    model_fingerprint: Annotated[str, "hash of its weights"]
+    defense: Annotated[str, "defense with the parameters that differ from the default"]
+    attack: Annotated[str, "attack with the parameters that differ from the default"]
+    norm: Annotated[str, "norm of the threat"]
+    eps: Annotated[float, "radius in pixel units of the [0, 1] range"]
+    budgets: Annotated[str, "checkpoints, joined by '+'; the last is the budget"]
+    protocol: Annotated[str, "scores, probes, votes and draws"]
+    parameters: Annotated[str, "every parameter and version of all four entries, JSON"]
+    seed: Annotated[int, "seed of every random stream"]
+    images: Annotated[int, "images of the cell"]
+    first: Annotated[int, "position of the shard's first image in split eval"]
+    count: Annotated[int, "images of the shard"]
+    counted_queries: Annotated[int, "queries charged to the attack"]
+    verification_queries: Annotated[int, "uncounted answers asked to verify hits"]
+    audit_queries: Annotated[int, "uncounted answers asked for clean accuracy and S3"]
+    batch: Annotated[int, "images in one forward pass, at most"]
+    device: Annotated[str, "device: cpu, or the name of the GPU"]
+    commit: Annotated[str | None, "revision of querybench, if run from a git checkout"]
+    dirty: Annotated[bool | None, "the checkout had uncommitted changes"]
+    versions: Annotated[str, "versions of Python and of the packages that compute"]
 
 
 @dataclass(frozen=True)
 class CellRow:
     """`cells.csv`: one row for each complete cell and budget."""
 
-    dataset: str = _column("data set")
-    model: str = _column("victim")
-    defense: str = _column("defense with the parameters that differ from the default")
-    attack: str = _column("attack with the parameters that differ from the default")
-    norm: str = _column("norm of the threat")
-    eps: float = _column("radius in pixel units of the [0, 1] range")
-    seed: int = _column("seed of every random stream")
-    budget: int = _column("queries allowed for each image")
-    images: int = _column("images evaluated: the denominator of every fraction below")
-    clean_accuracy: float = _column("mean share of right answers on clean images, defended")
-    clean_accuracy_low: float = _column("95 % Wilson interval over images, lower end")
-    clean_accuracy_high: float = _column("upper end")
-    robust_accuracy: float = _column("headline, S2: right on a majority of clean answers, and no "
-                                     "hit verified by a majority of fresh answers")
-    robust_accuracy_low: float = _column("95 % Wilson interval over images, lower end")
-    robust_accuracy_high: float = _column("upper end")
-    robust_accuracy_first_hit: float = _column("S1: as above, but a first hit breaks an image")
-    robust_accuracy_first_hit_low: float = _column("95 % Wilson interval, lower end")
-    robust_accuracy_first_hit_high: float = _column("upper end")
-    robust_accuracy_expected: float = _column("S3: as above, but an image is broken if the mean of "
-                                              "fresh answers on the best image found is wrong")
-    robust_accuracy_expected_low: float = _column("95 % Wilson interval, lower end")
-    robust_accuracy_expected_high: float = _column("upper end")
-    queries_mean: float | None = _column("mean queries to the verified hit, over broken images")
-    queries_median: float | None = _column("median of the same; empty if none was broken")
-    queries_median_censored: float | None = _column("median over all attacked images, unbroken "
-                                                    "ones as infinite; empty if infinite")
-    queries_used: int = _column("queries charged in the whole cell up to its last budget")
-    verification_queries: int = _column("uncounted answers that verified hits, whole cell")
-    cell: str = _column("key of the cell")
+    dataset: Annotated[str, "data set"]
+    model: Annotated[str, "victim"]
+    defense: Annotated[str, "defense with the parameters that differ from the default"]
+    attack: Annotated[str, "attack with the parameters that differ from the default"]
+    norm: Annotated[str, "norm of the threat"]
+    eps: Annotated[float, "radius in pixel units of the [0, 1] range"]
+    seed: Annotated[int, "seed of every random stream"]
+    budget: Annotated[int, "queries allowed for each image"]
+    images: Annotated[int, "images evaluated: the denominator of every fraction below"]
+    clean_accuracy: Annotated[float, "mean share of right answers on clean images, defended"]
+    clean_accuracy_low: Annotated[float, "95 % Wilson interval over images, lower end"]
+    clean_accuracy_high: Annotated[float, "upper end"]
+    robust_accuracy: Annotated[
+        float,
+        "headline, S2: right on a majority of clean answers, and no "
+        "hit verified by a majority of fresh answers",
+    ]
+    robust_accuracy_low: Annotated[float, "95 % Wilson interval over images, lower end"]
+    robust_accuracy_high: Annotated[float, "upper end"]
+    robust_accuracy_first_hit: Annotated[float, "S1: as above, but a first hit breaks an image"]
+    robust_accuracy_first_hit_low: Annotated[float, "95 % Wilson interval, lower end"]
+    robust_accuracy_first_hit_high: Annotated[float, "upper end"]
+    robust_accuracy_expected: Annotated[
+        float,
+        "S3: as above, but an image is broken if the mean of "
+        "fresh answers on the best image found is wrong",
+    ]
+    robust_accuracy_expected_low: Annotated[float, "95 % Wilson interval, lower end"]
+    robust_accuracy_expected_high: Annotated[float, "upper end"]
+    queries_mean: Annotated[float | None, "mean queries to the verified hit, over broken images"]
+    queries_median: Annotated[float | None, "median of the same; empty if none was broken"]
+    queries_median_censored: Annotated[
+        float | None,
+        "median over all attacked images, unbroken ones as infinite; empty if infinite",
+    ]
+    queries_used: Annotated[int, "queries charged in the whole cell up to its last budget"]
+    verification_queries: Annotated[int, "uncounted answers that verified hits, whole cell"]
+    cell: Annotated[str, "key of the cell"]
 
 
 @dataclass(frozen=True)
 class TimingRow:
     """`timings.csv`: when and how fast; the one table that differs between equal runs."""
 
-    shard: str = _column("key of the shard")
-    started: str = _column("start, UTC")
-    seconds: float = _column("wall time")
-    queries_per_second: float = _column("counted and uncounted queries by wall time")
+    shard: Annotated[str, "key of the shard"]
+    started: Annotated[str, "start, UTC"]
+    seconds: Annotated[float, "wall time"]
+    queries_per_second: Annotated[float, "counted and uncounted queries by wall time"]
 
 
 TABLES = {
@@ -118,18 +122,33 @@ def names(row: type[Any]) -> list[str]:
     return [column.name for column in fields(row)]
 
 
+def kinds(row: type[Any]) -> dict[str, str]:
+    """Type of each column, for example "int" or "float, may be empty"."""
+    return {name: _kind(hint.__origin__) for name, hint in _hints(row).items()}
+
+
 def document() -> str:
     """Describe every table and column in Markdown."""
     lines = [_HEAD]
     for row in TABLES.values():
         lines += [f"\n## {row.__doc__}\n", "| column | type | meaning |", "|---|---|---|"]
-        lines += [_line(column) for column in fields(row)]
+        types = kinds(row)
+        lines += [
+            f"| `{name}` | {types[name]} | {hint.__metadata__[0]} |"
+            for name, hint in _hints(row).items()
+        ]
     return "\n".join(lines) + "\n"
 
 
-def _line(column: Field[Any]) -> str:
-    kind = str(column.type).replace(" | None", ", may be empty")
-    return f"| `{column.name}` | {kind} | {column.metadata['doc']} |"
+def _hints(row: type[Any]) -> dict[str, Any]:
+    return get_type_hints(row, include_extras=True)
+
+
+def _kind(hint: Any) -> str:
+    options = [part for part in get_args(hint) if part is not type(None)]
+    if hint == list[bool]:
+        return "list of bool"
+    return f"{options[0].__name__}, may be empty" if options else str(hint.__name__)
 
 
 _HEAD = """<!-- Generated by `python -m benchmark.records`; do not edit. -->

@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from benchmark.errors import RegistryError, SpecError, suggestion
-from benchmark.params import number
+from benchmark.params import number, reason
 from benchmark.protocol import Scores
 from benchmark.ref import split_list
 from benchmark.types import Norm, Probes
@@ -120,7 +120,7 @@ def make_request(suite: str | None = None, **given: Any) -> Request:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
-        raise SpecError(f"{place}={first['input']} is not allowed: {first['msg']}") from None
+        raise SpecError(f"{place}={first['input']} is not allowed: {reason(first)}") from None
 
 
 def load_suite(name: str) -> dict[str, Any]:

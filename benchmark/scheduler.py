@@ -53,6 +53,11 @@ def missing(shards: Sequence[Shard], store: Store) -> tuple[list[Shard], list[st
     return todo, damage
 
 
+def usual_jobs(surroundings: Surroundings) -> int:
+    """Processes of a run unless the user says otherwise: one a core, one on a GPU."""
+    return joblib.cpu_count() if torch.device(surroundings.device).type == "cpu" else 1
+
+
 def execute(
     shards: Sequence[Shard],
     surroundings: Surroundings,

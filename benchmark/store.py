@@ -85,13 +85,13 @@ class Store:
             raise StoreError(f"shard file '{path}' is damaged: its digest does not match")
         return content
 
-    def keys(self) -> list[str]:
+    def saved(self) -> list[str]:
         """Keys of all shard files, sorted."""
         return sorted(path.stem for path in self.shards.glob("*.json"))
 
     def intact(self) -> Iterator[dict[str, Any]]:
         """Iterate over the shards that can be read, by key; damaged files are passed over."""
-        for key in self.keys():
+        for key in self.saved():
             with contextlib.suppress(StoreError):
                 if (content := self.read(key)) is not None:
                     yield content

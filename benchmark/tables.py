@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Mapping
-from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmark.records import CellRow, ImageRow, ShardRow, TimingRow, names
+from benchmark.records import CellRow, ImageRow, ShardRow, TimingRow, kinds, names
 from benchmark.statistics import median_queries, wilson
 from benchmark.store import Store, write_whole
 
@@ -24,10 +23,10 @@ _KINDS = {
     "int": pa.int64(),
     "float": pa.float64(),
     "bool": pa.bool_(),
-    "list[bool]": pa.list_(pa.bool_()),
+    "list of bool": pa.list_(pa.bool_()),
 }
 _IMAGES = pa.schema(
-    [(c.name, _KINDS[str(c.type).removesuffix(" | None")]) for c in fields(ImageRow)]
+    [(name, _KINDS[kind.removesuffix(", may be empty")]) for name, kind in kinds(ImageRow).items()]
 )
 
 _DIGITS = 6
@@ -52,8 +51,14 @@ def rebuild(store: Store) -> pd.DataFrame:
 def shard_table(shards: Iterable[Content]) -> pd.DataFrame:
     """Make `shards.csv`."""
     rows = [
-        {**shard["cell"], **shard["costs"], **shard["provenance"], "shard": shard["key"],
-         "first": shard["first"], "count": shard["count"]}
+        {
+            **shard["cell"],
+            **shard["costs"],
+            **shard["provenance"],
+            "shard": shard["key"],
+            "first": shard["first"],
+            "count": shard["count"],
+        }
         for shard in shards
     ]
     return _frame(rows, ShardRow, ["cell", "first"])
@@ -112,8 +117,13 @@ def _cell_rows(cell: Content, shards: list[Content]) -> list[dict[str, Any]]:
         }
         spent = np.where(hits["broken_at"] <= budget, hits["broken_at"], np.inf)[attacked]
         rows.append(
-            {**cell, **total, **_with_intervals(shares, cell["images"]), **_queries(spent),
-             "budget": budget}
+            {
+                **cell,
+                **total,
+                **_with_intervals(shares, cell["images"]),
+                **_queries(spent),
+                "budget": budget,
+            }
         )
     return rows
 

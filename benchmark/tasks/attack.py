@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from benchmark.drive import drive
 from benchmark.loading import build_defense, load_dataset, load_victim
 from benchmark.oracle import Oracle, Terms
 from benchmark.plan import Surroundings
+from benchmark.protocol import Protocol
 from benchmark.rng import RowRng, seed_from
 from benchmark.spec import Shard
 from benchmark.types import Probes, Problem
@@ -90,7 +92,7 @@ def run_shard(shard: Shard, surroundings: Surroundings) -> ShardResult:
     )
     ids = [int(i) for i, chosen in zip(samples.ids, attacked.tolist(), strict=True) if chosen]
     oracle, judge = _attack(shard, problem, ids, streams, desk)
-    expected = _expected(oracle, cell.protocol.budgets, desk[3], streams, (ids, cell.protocol.draws))
+    expected = _expected(oracle, cell.protocol, desk[3], streams, ids)
     costs = {
         "counted_queries": int(oracle.used.sum()),
         "verification_queries": judge.forwards if judge else 0,
@@ -140,14 +142,10 @@ def _attack(
 
 
 def _expected(
-    oracle: Oracle,
-    budgets: tuple[int, ...],
-    defended: Defended,
-    streams: _Streams,
-    sampling: tuple[list[int], int],
+    oracle: Oracle, protocol: Protocol, defended: Defended, streams: _Streams, ids: list[int]
 ) -> Tensor:
     """Whether the mean answer is wrong at each budget, (B, budgets); S3."""
-    ids, draws = sampling
+    budgets, draws = protocol.budgets, protocol.draws
     if oracle.memory is None:  # every answer is the mean answer
         broken = oracle.broken_at[:, None]
         marks = torch.tensor(budgets, device=broken.device)
@@ -180,6 +178,6 @@ def _columns(
         "queries": spread(oracle.used.tolist(), 0),
         "first_hit": spread([n or None for n in oracle.first_hit.tolist()], None),
         "broken_at": spread([n or None for n in oracle.broken_at.tolist()], None),
-        "distance": spread([None if d != d else d for d in oracle.reach.tolist()], None),
+        "distance": spread([None if math.isnan(d) else d for d in oracle.reach.tolist()], None),
         "expected_broken": spread(expected.tolist(), [True] * expected.shape[1]),
     }

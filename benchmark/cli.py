@@ -1,0 +1,185 @@
+"""The command `bench`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from benchmark import __version__, api, inspection
+from benchmark.config import load_config
+from benchmark.display import listing, summary
+from benchmark.errors import BenchError
+from benchmark.plan import Surroundings
+from benchmark.request import make_request
+
+app = typer.Typer(
+    name="bench",
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Query-based black-box attacks against defenses, at matched clean accuracy.",
+)
+
+# Newer versions of typer carry their own click: its base of all usage errors, by way of a child.
+_UsageError: type[BaseException] = typer.BadParameter.__mro__[2]
+
+Plugins = Annotated[
+    list[Path] | None, typer.Option("--plugin", help="File with entries of your own; repeatable.")
+]
+Out = Annotated[Path, typer.Option(help="Folder of results.")]
+DataRoot = Annotated[Path | None, typer.Option(help="Folder of data sets.")]
+WeightsRoot = Annotated[Path | None, typer.Option(help="Folder of weights.")]
+Checkpoint = Annotated[Path | None, typer.Option(help="Weights of the victim.")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="Config file (TOML).")]
+
+
+@app.callback(invoke_without_command=True)
+def about(
+    *, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False
+) -> None:
+    """Print the version."""
+    if version:
+        typer.echo(f"querybench {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def run(
+    suite: Annotated[str | None, typer.Argument(help="Suite, or a YAML file.")] = None,
+    *,
+    attacks: Annotated[str | None, typer.Option(help="For example square,nes[pairs=10].")] = None,
+    defenses: Annotated[str | None, typer.Option(help="For example unig,rnd[sigma=0.05].")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Data set. [default: mnist]")] = None,
+    model: Annotated[str | None, typer.Option(help="Victim. [default: the data set's]")] = None,
+    images: Annotated[int | None, typer.Option(help="Images to attack. [default: 200]")] = None,
+    queries: Annotated[int | None, typer.Option(help="Budget per image. [default: 300]")] = None,
+    budgets: Annotated[str | None, typer.Option(help="Checkpoints, for example 50,100.")] = None,
+    norm: Annotated[str | None, typer.Option(help="linf or l2. [default: linf]")] = None,
+    eps: Annotated[str | None, typer.Option(help="Radius, for example 8/255.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of every stream. [default: 0]")] = None,
+    scores: Annotated[
+        str | None, typer.Option(help="log-probabilities (default) or logits.")
+    ] = None,
+    probes: Annotated[
+        str | None, typer.Option(help="Where estimators may ask: box (default), ball, free.")
+    ] = None,
+    votes: Annotated[int | None, typer.Option(help="Answers that verify a hit, odd.")] = None,
+    draws: Annotated[int | None, typer.Option(help="Answers averaged for S3.")] = None,
+    shard: Annotated[int | None, typer.Option(help="Images in a shard. [default: 100]")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
+    batch: Annotated[int | None, typer.Option(min=1, help="Images in a forward pass.")] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Processes of one thread. [default: one a core]")
+    ] = None,
+    out: Out = api.RESULTS,
+    data_root: DataRoot = None,
+    weights_root: WeightsRoot = None,
+    checkpoint: Checkpoint = None,
+    config: ConfigFile = None,
+    plugin: Plugins = None,
+) -> None:
+    """Cross attacks with defenses; what is done already is not done again."""
+    request = make_request(
+        suite,
+        attacks=attacks,
+        defenses=defenses,
+        dataset=dataset,
+        model=model,
+        images=images,
+        queries=queries,
+        budgets=budgets,
+        norm=norm,
+        eps=eps,
+        seed=seed,
+        scores=scores,
+        probes=probes,
+        votes=votes,
+        draws=draws,
+        shard=shard,
+    )
+    places = load_config(data_root, weights_root, checkpoint, config)
+    surroundings = Surroundings(places, tuple(plugin or ()), device, batch)
+    cells = api.execute_request(request, surroundings, out, jobs, Console(stderr=True))
+    first = cells.iloc[0]
+    typer.echo(
+        f"{first['model']} on {first['dataset']}, {first['norm']} eps {first['eps']:.4g}, "
+        f"{first['images']} images; accuracy in %, robust = verified (S2)\n"
+    )
+    typer.echo(summary(cells))
+    typer.echo(f"\nTables: {out / 'cells.csv'}, shards.csv, images.parquet")
+
+
+@app.command("list")
+def list_(
+    kind: Annotated[str, typer.Argument(help="attacks, defenses, models, datasets or suites.")],
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
+    plugin: Plugins = None,
+) -> None:
+    """List what is registered."""
+    rows = inspection.rows(kind, plugin or ())
+    if as_json:
+        typer.echo(json.dumps(rows, indent=1))
+    else:
+        short = [{"name": row["name"], "what": row["what"]} for row in rows]
+        typer.echo(listing(short))
+
+
+@app.command()
+def show(name: str, *, plugin: Plugins = None) -> None:
+    """Show facts, parameters and source of an entry or suite."""
+    typer.echo(inspection.describe(name, plugin or ()))
+
+
+@app.command()
+def check(
+    name: Annotated[str, typer.Argument(help="Entry, with parameters, or a plug-in file.")],
+    *,
+    data_root: DataRoot = None,
+    weights_root: WeightsRoot = None,
+    config: ConfigFile = None,
+    plugin: Plugins = None,
+) -> None:
+    """Run the contract suite on an entry, ours or yours."""
+    places = load_config(data_root, weights_root, None, config)
+    verdicts = inspection.check(name, plugin or (), places)
+    typer.echo(listing(verdicts))
+    failed = sum(row["result"] == "failed" for row in verdicts)
+    if failed:
+        raise BenchError(f"{failed} checks failed")
+
+
+@app.command()
+def status(out: Out = api.RESULTS) -> None:
+    """Tell what a folder of results holds: done, missing, damaged, failed."""
+    typer.echo(inspection.status(out))
+
+
+def main() -> None:
+    """Run the command; mistakes in the input are one line and exit code 2."""
+    sys.exit(_guarded())
+
+
+def _guarded() -> int:
+    try:
+        outcome: Any = app(standalone_mode=False)
+    except api.ShardsFailedError as error:
+        return _say(str(error), 2 if error.only_input else 1)
+    except BenchError as error:
+        return _say(str(error), 2)
+    except _UsageError as error:
+        return _say(getattr(error, "message", str(error)), 2)
+    except (KeyboardInterrupt, typer.Abort):
+        return _say("interrupted; finished shards are kept, the same command goes on", 130)
+    return outcome if isinstance(outcome, int) else 0
+
+
+def _say(message: str, code: int) -> int:
+    typer.echo(f"error: {' '.join(message.split())}", err=True)
+    return code

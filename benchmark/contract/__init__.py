@@ -1,0 +1,64 @@
+"""The conformance checks of entries: ours, and those of strangers (`bench check`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from benchmark.catalogue import Choice
+from benchmark.config import Config
+from benchmark.contract import attack, dataset, defense, model
+from benchmark.contract.toy import Broken, NotHere
+from benchmark.errors import BenchError
+
+Check = Callable[[Choice[Any], Config], None]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Outcome of one check.
+
+    Attributes:
+        check: What was checked, as a sentence.
+        status: "ok", "failed" or "skipped".
+        detail: What was found, or why the check was skipped.
+    """
+
+    check: str
+    status: str
+    detail: str = ""
+
+
+def checks(kind: str) -> dict[str, Check]:
+    """Checks of a kind of entry, by the sentence that each establishes."""
+    modules = {"attack": attack, "defense": defense, "model": model, "dataset": dataset}
+    return {
+        (function.__doc__ or name).partition("\n")[0].rstrip("."): function
+        for name, function in vars(modules[kind]).items()
+        if name.startswith("check_")
+    }
+
+
+def verify(choice: Choice[Any], config: Config | None = None) -> list[Verdict]:
+    """Run every check of an entry.
+
+    Args:
+        choice: The entry with the parameters to check it under.
+        config: Where data and weights are, for models and data sets.
+    """
+    table = checks(choice.entry.kind)
+    return [judge(name, check, choice, config or Config()) for name, check in table.items()]
+
+
+def judge(name: str, check: Check, choice: Choice[Any], config: Config) -> Verdict:
+    """Run one check."""
+    try:
+        check(choice, config)
+    except NotHere as reason:
+        return Verdict(name, "skipped", str(reason))
+    except (Broken, BenchError) as error:
+        return Verdict(name, "failed", str(error))
+    except Exception as error:  # noqa: BLE001 - the entry may fail in any way
+        return Verdict(name, "failed", f"{type(error).__name__}: {error}")
+    return Verdict(name, "ok")

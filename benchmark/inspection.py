@@ -1,0 +1,179 @@
+"""What `bench list`, `show`, `check` and `status` say."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+from tabulate import tabulate
+
+from benchmark import contract
+from benchmark.catalogue import (
+    ATTACKS,
+    DATASETS,
+    DEFENSES,
+    MODELS,
+    Catalogue,
+    Choice,
+    Entry,
+    load_file,
+)
+from benchmark.config import Config
+from benchmark.errors import RegistryError, SpecError, StoreError, suggestion
+from benchmark.facts import Traits
+from benchmark.ref import Ref, text
+from benchmark.request import load_suite, suites
+from benchmark.store import Store
+
+_KINDS: dict[str, Catalogue[Any]] = {
+    "attacks": ATTACKS,
+    "defenses": DEFENSES,
+    "models": MODELS,
+    "datasets": DATASETS,
+}
+
+
+def rows(kind: str, plugins: Sequence[Path]) -> list[dict[str, Any]]:
+    """List the entries of a kind.
+
+    Raises:
+        SpecError: If there is no such kind.
+    """
+    for plugin in plugins:
+        load_file(plugin)
+    if kind == "suites":
+        return [{"name": name, "what": load_suite(name).get("summary", "")} for name in suites()]
+    if kind not in _KINDS:
+        raise SpecError(f"unknown kind '{kind}'. {suggestion(kind, [*_KINDS, 'suites'])}")
+    return [_row(entry) for entry in _KINDS[kind]]
+
+
+def _row(entry: Entry[Any]) -> dict[str, Any]:
+    argument = getattr(entry.facts, "argument", "")
+    return {
+        "name": f"{entry.name}:{argument}" if argument else entry.name,
+        "what": entry.summary,
+        "parameters": {
+            name: text(field.default) for name, field in entry.parameters.model_fields.items()
+        },
+        "facts": {
+            field.name: _fact(getattr(entry.facts, field.name))
+            for field in fields(entry.facts)
+            if field.name != "source"
+        },
+        "paper": entry.facts.source.paper,
+        "url": entry.facts.source.url,
+        "module": entry.module,
+    }
+
+
+def _fact(value: object) -> str:
+    if isinstance(value, Traits):
+        return ", ".join(name for name, holds in asdict(value).items() if holds)
+    if isinstance(value, tuple):
+        return ", ".join(str(part) for part in value)
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {part:.4g}" for key, part in value.items())
+    return text(value)
+
+
+def find(name: str, plugins: Sequence[Path] = ()) -> Choice[Any]:
+    """Find an entry of any kind by what a user writes.
+
+    Raises:
+        RegistryError: If no kind has it.
+    """
+    for plugin in plugins:
+        load_file(plugin)
+    wanted = Ref.parse(name).name
+    known = {entry.name: catalogue for catalogue in _KINDS.values() for entry in catalogue}
+    if wanted not in known:
+        raise RegistryError(f"unknown entry '{wanted}'. {suggestion(wanted, known)}")
+    return known[wanted].choose(name)
+
+
+def describe(name: str, plugins: Sequence[Path]) -> str:
+    """Describe an entry: facts, parameters, source and differences; or a suite."""
+    if name in suites():
+        return yaml.safe_dump(load_suite(name), sort_keys=False).rstrip()
+    for plugin in plugins:
+        load_file(plugin)
+    ref = Ref.parse(name)
+    needed = {e.name for kind in (MODELS, DATASETS) for e in kind if e.facts.argument}
+    if ref.name in needed and not ref.argument:
+        name = f"{ref.name}:any"
+    entry = find(name).entry
+    source, row = entry.facts.source, _row(entry)
+    facts = [[key, value] for key, value in row["facts"].items() if value]
+    lines = [
+        f"{entry.kind} {row['name']}: {entry.summary}",
+        "",
+        tabulate(facts, tablefmt="plain"),
+        "",
+        f"Source: {source.paper}, {source.year}. {source.url} {source.code}".rstrip(),
+        *[f"Differs: {difference}" for difference in source.differences],
+    ]
+    if row["parameters"]:
+        lines += ["", tabulate(row["parameters"].items(), headers=["parameter", "default"])]
+    return "\n".join([*lines, "", inspect.getdoc(entry.build) or ""]).rstrip()
+
+
+def check(name: str, plugins: Sequence[Path], config: Config) -> list[dict[str, str]]:
+    """Run the contract on an entry, or on all entries of a file, under all its examples."""
+    for plugin in plugins:
+        load_file(plugin)
+    path = Path(name)
+    own = path.suffix == ".py"
+    targets = [entry.name for entry in load_file(path)] if own else [name]
+    table = []
+    for target in targets:
+        for choice in _variants(target):
+            table += [
+                {"entry": str(choice), "check": v.check, "result": v.status, "detail": v.detail}
+                for v in contract.verify(choice, config)
+            ]
+    return table
+
+
+def _variants(name: str) -> list[Choice[Any]]:
+    choice = find(name)
+    examples = getattr(choice.entry.facts, "examples", ()) if "[" not in name else ()
+    return [choice, *(find(name + example) for example in examples)]
+
+
+def status(out: Path) -> str:
+    """Tell what a folder of results holds.
+
+    Raises:
+        StoreError: If it holds no results.
+    """
+    if not (out / "shards").is_dir():
+        raise StoreError(f"'{out}' holds no results: it has no folder 'shards'")
+    store = Store(out)
+    damaged = []
+    done: dict[str, list[int]] = {}
+    names: dict[str, list[str]] = {}
+    for key in store.saved():
+        try:
+            shard = store.read(key)
+        except StoreError as error:
+            damaged.append(f"damaged: {error}")
+            continue
+        if shard is not None:
+            cell = shard["cell"]
+            names[cell["cell"]] = [str(cell[k]) for k in ("dataset", "model", "defense", "attack")]
+            count, _ = done.get(cell["cell"], [0, 0])
+            done[cell["cell"]] = [count + shard["count"], cell["images"]]
+    table = [[*names[key], f"{count}/{whole}"] for key, (count, whole) in done.items()]
+    headers = ["dataset", "model", "defense", "attack", "images done"]
+    failures = sorted(store.failures.glob("*.txt")) if store.failures.is_dir() else []
+    lines = [tabulate(sorted(table), headers=headers), *damaged]
+    lines += [
+        f"failed: {path.stem}: {path.read_text(encoding='utf-8').strip().splitlines()[-1]}"
+        for path in failures
+    ]
+    return "\n".join(lines)
