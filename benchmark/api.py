@@ -21,7 +21,7 @@ from benchmark.display import Progress
 from benchmark.errors import BenchError
 from benchmark.plan import Surroundings, plan
 from benchmark.request import Request, make_request
-from benchmark.scheduler import Report, execute, missing, usual_jobs
+from benchmark.scheduler import Report, execute, missing
 from benchmark.store import Store
 from benchmark.tables import rebuild
 
@@ -90,7 +90,7 @@ def execute_request(
         console.print(f"{len(shards) - len(todo)} of {len(shards)} shards are done already")
     try:
         with Progress(sum(shard.count for shard in todo), console) as progress:
-            failed = execute(todo, surroundings, store, jobs or usual_jobs(surroundings), progress)
+            failed = execute(todo, surroundings, store, jobs, progress)
     finally:
         cells = rebuild(store)
     if failed:

@@ -66,14 +66,18 @@ class Choice(Generic[F]):
     def __str__(self) -> str:
         """Write the choice as tables show it: parameters that differ from the default."""
         usual = params.defaults(self.entry.parameters)
-        # A path would tie a table to one machine: its last part is shown.
-        return display(self.entry.name, Path(self.argument).name, self.values, usual)
+        return display(self.entry.name, self.shown_argument, self.values, usual)
+
+    @property
+    def shown_argument(self) -> str:
+        """The argument, of a path the last part: a table must not depend on one machine."""
+        return Path(self.argument).name or self.argument
 
     def record(self) -> dict[str, Any]:
         """Return what identifies the choice in a stored result."""
         return {
             "name": self.entry.name,
-            "argument": Path(self.argument).name,
+            "argument": self.shown_argument,
             "version": self.entry.facts.version,
             "parameters": self.values,
         }

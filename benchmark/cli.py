@@ -183,3 +183,7 @@ def _guarded() -> int:
 def _say(message: str, code: int) -> int:
     typer.echo(f"error: {' '.join(message.split())}", err=True)
     return code
+
+
+if __name__ == "__main__":
+    main()

@@ -19,6 +19,8 @@ from benchmark.facts import (
 )
 from benchmark.types import Access, Goal, Norm
 
+__all__ = ["Level", "Source", "Traits", "attack", "dataset", "defense", "model"]
+
 C = TypeVar("C", bound=Callable[..., Any])
 D = TypeVar("D", bound=type[Defense])
 

@@ -53,19 +53,21 @@ def missing(shards: Sequence[Shard], store: Store) -> tuple[list[Shard], list[st
     return todo, damage
 
 
-def usual_jobs(surroundings: Surroundings) -> int:
-    """Processes of a run unless the user says otherwise: one a core, one on a GPU."""
-    return joblib.cpu_count() if torch.device(surroundings.device).type == "cpu" else 1
-
-
 def execute(
     shards: Sequence[Shard],
     surroundings: Surroundings,
     store: Store,
-    jobs: int,
+    jobs: int | None,
     progress: Progress,
 ) -> list[Report]:
     """Run shards; each is stored by the process that ran it, as soon as it is finished.
+
+    Args:
+        shards: What to run.
+        surroundings: Where.
+        store: Where results go.
+        jobs: Processes of one thread; None means one a core, and one on a GPU.
+        progress: Told of every finished shard.
 
     Returns:
         The reports of the shards that failed.
@@ -75,7 +77,9 @@ def execute(
     """
     if not shards:
         return []
-    runner = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1)
+    usual = joblib.cpu_count() if torch.device(surroundings.device).type == "cpu" else 1
+    processes = min(jobs or usual, len(shards))
+    runner = joblib.Parallel(n_jobs=processes, return_as="generator_unordered", batch_size=1)
     calls = [joblib.delayed(_run)(shard, surroundings, store) for shard in shards]
     failed: list[Report] = []
     with _threads(torch.get_num_threads()):
@@ -93,8 +97,7 @@ def execute(
 
 
 def _run(shard: Shard, surroundings: Surroundings, store: Store) -> Report:
-    # One thread a job: results cannot depend on how many jobs share the machine.
-    torch.set_num_threads(1)
+    _settle()
     started = datetime.datetime.now(datetime.UTC)
     try:
         result = run_shard(shard, surroundings)
@@ -107,6 +110,14 @@ def _run(shard: Shard, surroundings: Surroundings, store: Store) -> Report:
     store.write(shard.key, content(result, surroundings.device, started))
     store.forgive(shard.key)
     return Report(shard, sum(n for k, n in result.costs.items() if k.endswith("_queries")))
+
+
+def _settle() -> None:
+    """Make arithmetic the same whoever runs the shard."""
+    torch.set_num_threads(1)  # results cannot depend on how many jobs share the machine
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.deterministic = True
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -173,12 +174,10 @@ def streams(count: int, purpose: int = 0) -> RowRng:
 
 def refusal(kind: type[BenchError], act: Callable[[], object]) -> str:
     """Call what must be refused with exactly this error; return its one line."""
-    try:
+    with pytest.raises(BenchError) as caught:
         act()
-    except BenchError as error:
-        assert type(error) is kind, f"{type(error).__name__}: {error}"
-        message = str(error)
-        assert message.strip()
-        assert len(message.splitlines()) == 1
-        return message
-    raise AssertionError(f"no {kind.__name__} was raised")
+    message = str(caught.value)
+    assert caught.type is kind, f"{caught.type.__name__}: {message}"
+    assert message.strip()
+    assert len(message.splitlines()) == 1
+    return message

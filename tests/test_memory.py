@@ -77,7 +77,7 @@ def test_the_best_image_at_every_checkpoint_is_what_a_full_search_finds(rounds, 
         played.show(asks)
         for row, seen in played.history.items():
             fresh = range(before[row] + 1, len(seen) + 1)
-            if len(fresh) and data.draw(st.integers(0, 5)) == 0:
+            if fresh and data.draw(st.integers(0, 5)) == 0:
                 played.settle(row, data.draw(st.sampled_from(fresh)))
         played.check(marks)
 

@@ -70,13 +70,29 @@ def test_no_image_costs_more_than_the_budget_even_within_one_round(budget, shape
     for _ in range(3):
         ask(oracle, [0] * (budget // 2 + 1) + [2])
     replies = ask(oracle, [1] * (budget + 2))
-    assert seen.counts(3) == oracle.used.tolist() == [min(budget, 3 * (budget // 2 + 1)), budget,
-                                                      min(budget, 3)]
+    assert (
+        seen.counts(3)
+        == oracle.used.tolist()
+        == [min(budget, 3 * (budget // 2 + 1)), budget, min(budget, 3)]
+    )
     assert replies.answered.tolist() == [True] * budget + [False] * 2
     assert replies.labels.tolist() == [1] * budget + [-1] * 2
     assert replies.scores.isnan().all(1).tolist() == [False] * budget + [True] * 2
     assert set(replies.remaining.tolist()) == {0} and set(replies.used.tolist()) == {budget}
     assert replies.finished.all() and bool(oracle.finished[1])
+
+
+def test_an_attack_may_overwrite_its_tensors_after_the_reply():
+    problem = toy_problem()
+    oracle = toy_oracle(problem, by_level(problem), judge := Stubborn([9, 9, 9]))
+    images, rows = problem.images[:2].clone(), torch.tensor([0, 1])
+    oracle.ask(Queries(images, rows))
+    rows.copy_(torch.tensor([2, 2]))
+    images.copy_(problem.images[[2, 2]])
+    assert oracle.ask(Queries(images, rows)).labels.tolist() == [2, 2]
+    assert oracle.used.tolist() == [1, 1, 2] and not oracle.first_hit.any() and not judge.judged
+    images.fill_(9.0)
+    assert torch.equal(oracle.memory.images[2], problem.images[2])
 
 
 def test_a_round_without_an_answered_query_reaches_no_victim():
@@ -309,8 +325,10 @@ ROUNDS = st.lists(st.lists(QUERY, max_size=9), max_size=6)
 )
 def test_any_rounds_leave_what_a_plain_count_leaves(rounds, budget, refusals, region):
     allowed = [
-        [(r, max(-2, min(2, v)) if region is Probes.BALL else v, b or region is not Probes.FREE)
-         for r, v, b in asks]
+        [
+            (r, max(-2, min(2, v)) if region is Probes.BALL else v, b or region is not Probes.FREE)
+            for r, v, b in asks
+        ]
         for asks in rounds
     ]
     problem = toy_problem(budget=budget)
@@ -320,8 +338,9 @@ def test_any_rounds_leave_what_a_plain_count_leaves(rounds, budget, refusals, re
     for asks in allowed:
         outside = [place for place, (_, _, boxed) in enumerate(asks) if not boxed]
         replies = ask(oracle, [a[0] for a in asks], [a[1] for a in asks], outside)
-        log.append((replies.answered.tolist(), replies.finished.tolist(),
-                    replies.remaining.tolist()))
+        log.append(
+            (replies.answered.tolist(), replies.finished.tolist(), replies.remaining.tolist())
+        )
         assert (replies.labels >= 0).tolist() == replies.answered.tolist()
     used, first, broken, expected = reference(allowed, 3, budget, refusals)
     assert log == expected

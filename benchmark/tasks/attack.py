@@ -110,7 +110,7 @@ def usual_batch(device: torch.device, pixels: int) -> int:
     """
     if device.type != "cpu":
         return max(1, 2**23 // pixels)
-    return max(1, min(64, 2**16 // pixels))
+    return max(4, min(64, 100_000 // pixels))
 
 
 def _attack(

@@ -8,9 +8,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from benchmark.facts import Source
 from benchmark.geometry import column, cross_entropy, length, margin, project
-from benchmark.registry import attack
+from benchmark.registry import Source, attack
 from benchmark.rng import RowRng
 from benchmark.rows import keep
 from benchmark.types import Access, Norm, Probes, Problem, Queries, Steps

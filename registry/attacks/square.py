@@ -8,9 +8,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from benchmark.facts import Source
 from benchmark.geometry import corners, margin
-from benchmark.registry import attack
+from benchmark.registry import Source, attack
 from benchmark.rng import RowRng
 from benchmark.rows import keep
 from benchmark.types import Access, Norm, Problem, Queries, Steps
@@ -28,7 +27,7 @@ _HALVINGS = torch.tensor([10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000])
         differences=(
             "windows may touch the last row and column; the official code never changes them",
             "every image draws its own window and colours",
-            "works on images that are not square: the side is at most the shorter edge",
+            "works on images that are not square: the side stays below the shorter edge",
         ),
     ),
     access=Access.SCORES,

@@ -13,10 +13,9 @@ from torch import Tensor
 
 from benchmark.data import DataRequest, Dataset, Indices, Split, stratified
 from benchmark.errors import DataError
-from benchmark.facts import Source
 from benchmark.images import decode, digest, one_line
 from benchmark.parquet import read_parquet
-from benchmark.registry import dataset
+from benchmark.registry import Source, dataset
 from benchmark.types import Norm
 
 _BATCHES = "cifar-10-batches-py"

@@ -11,9 +11,8 @@ from pydantic import Field
 
 from benchmark.data import DataRequest, Dataset
 from benchmark.errors import DataError
-from benchmark.facts import Source
 from benchmark.images import Crop, Pictures, digest, one_line, reader, shared_splits
-from benchmark.registry import dataset
+from benchmark.registry import Source, dataset
 
 _SEED = 17
 

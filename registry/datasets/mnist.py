@@ -14,8 +14,7 @@ from torch import Tensor
 
 from benchmark.data import DataRequest, Dataset, Indices, Split, stratified
 from benchmark.errors import DataError
-from benchmark.facts import Source
-from benchmark.registry import dataset
+from benchmark.registry import Source, dataset
 from benchmark.types import Norm
 
 _FILE = Path("data", "data", "mnist_5k.csv.gz")

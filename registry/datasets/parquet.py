@@ -9,10 +9,9 @@ from pydantic import Field
 
 from benchmark.data import DataRequest, Dataset
 from benchmark.errors import DataError
-from benchmark.facts import Source
 from benchmark.images import Crop, reader, shared_splits
 from benchmark.parquet import read_parquet
-from benchmark.registry import dataset
+from benchmark.registry import Source, dataset
 
 _SEED = 17
 

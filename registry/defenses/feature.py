@@ -12,8 +12,7 @@ from torch import Tensor
 
 from benchmark.data import Dataset, Split
 from benchmark.defense import Defense, QueryContext
-from benchmark.facts import Level, Source, Traits
-from benchmark.registry import defense
+from benchmark.registry import Level, Source, Traits, defense
 from benchmark.victim import Edit, Victim
 
 _SAMPLES = 64  # calibration images that measure a stage's spread

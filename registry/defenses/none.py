@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from benchmark.defense import Defense
-from benchmark.facts import Level, Source, Traits
-from benchmark.registry import defense
+from benchmark.registry import Level, Source, Traits, defense
 
 
 @defense(

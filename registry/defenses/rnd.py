@@ -9,8 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from benchmark.defense import Defense, QueryContext
-from benchmark.facts import Level, Source, Traits
-from benchmark.registry import defense
+from benchmark.registry import Level, Source, Traits, defense
 
 
 @defense(

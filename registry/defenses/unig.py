@@ -12,8 +12,7 @@ from torch.nn.functional import one_hot
 
 from benchmark.data import Dataset, Split
 from benchmark.defense import Defense, QueryContext
-from benchmark.facts import Level, Source, Traits
-from benchmark.registry import defense
+from benchmark.registry import Level, Source, Traits, defense
 from benchmark.rows import occurrence
 from benchmark.victim import Victim
 

@@ -9,8 +9,7 @@ from torch.nn import functional
 
 from benchmark.checkpoints import load_into, read_state
 from benchmark.errors import SpecError
-from benchmark.facts import Source
-from benchmark.registry import model
+from benchmark.registry import Source, model
 from benchmark.victim import ModelRequest, Victim
 
 WEIGHTS = Path(__file__).parent / "weights" / "mnist-cnn.safetensors"

@@ -7,8 +7,7 @@ from torch.nn import functional
 
 from benchmark.checkpoints import load_into, read_state
 from benchmark.errors import DataError, SpecError
-from benchmark.facts import Source
-from benchmark.registry import model
+from benchmark.registry import Source, model
 from benchmark.victim import ModelRequest, Victim
 
 _MEAN = (0.485, 0.456, 0.406)

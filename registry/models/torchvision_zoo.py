@@ -7,8 +7,7 @@ from typing import Any
 
 from benchmark.checkpoints import check_input, load_into, read_state
 from benchmark.errors import DataError, RegistryError, SpecError, suggestion
-from benchmark.facts import Source
-from benchmark.registry import model
+from benchmark.registry import Source, model
 from benchmark.victim import ModelRequest, Victim
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)

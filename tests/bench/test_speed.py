@@ -1,0 +1,57 @@
+"""Speed of the parts; `pytest tests/bench --benchmark-enable` measures, a plain run only tries them.
+
+No time is asserted: machines differ. What was measured stands in docs/performance.md.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from benchmark.catalogue import ATTACKS
+from benchmark.drive import drive
+from benchmark.oracle import Oracle, Terms
+from benchmark.rng import RowRng, seed_from
+from benchmark.types import Norm, Probes, Problem, Threat
+
+ROWS, QUERIES = 128, 200
+
+
+def shard() -> Problem:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand((ROWS, 3, 32, 32), generator=generator)
+    threat = Threat(Norm.LINF, 8 / 255, QUERIES)
+    return Problem(images, torch.zeros(ROWS, dtype=torch.int64), threat, 10)
+
+
+def nearly_free(images, rows):
+    """A victim of one small matrix product that is never fooled."""
+    logits = torch.zeros((len(images), 10))
+    logits[:, 0] = 100.0 + images[:, :, ::4, ::4].sum((1, 2, 3))
+    return logits
+
+
+def whole_attack(name: str) -> int:
+    problem, entry = shard(), ATTACKS.get(name)
+    region = Probes.BOX if entry.facts.probes else Probes.BALL
+    oracle = Oracle(problem, nearly_free, None, Terms(name, region=region))
+    drive(entry.build(problem, RowRng([seed_from(row) for row in range(ROWS)])), oracle)
+    return int(oracle.used.sum())
+
+
+@pytest.mark.parametrize("name", [entry.name for entry in ATTACKS])
+def test_an_attack_on_a_nearly_free_victim(benchmark, name):
+    queries = benchmark(whole_attack, name)
+    assert queries > 0.95 * ROWS * QUERIES
+    if benchmark.enabled:
+        benchmark.extra_info["queries_per_second"] = queries / benchmark.stats.stats.median
+
+
+def test_normals_of_a_batch_of_images(benchmark):
+    rng, rows = RowRng(range(64)), torch.arange(64)
+    assert benchmark(rng.normal, rows, (3, 32, 32)).shape == (64, 3, 32, 32)
+
+
+def test_integers_of_a_batch_of_images(benchmark):
+    rng, rows = RowRng(range(64)), torch.arange(64)
+    assert benchmark(rng.integers, rows, 7, (4,)).shape == (64, 4)
