@@ -186,13 +186,22 @@ def load_file(path: Path) -> list[Entry[Any]]:
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module
         loader = spec.loader
-        _foreign(f"plug-in '{path}'", lambda: loader.exec_module(module))
+        try:
+            _foreign(f"plug-in '{path}'", lambda: loader.exec_module(module))
+        except RegistryError:
+            for catalogue, entry in _of_module(name):
+                catalogue.remove(entry.name)
+            raise
         _loaded.add(str(path))
-    catalogues: tuple[Catalogue[Any], ...] = (ATTACKS, DEFENSES, MODELS, DATASETS)
-    found = [entry for catalogue in catalogues for entry in catalogue if entry.module == name]
+    found = [entry for _, entry in _of_module(name)]
     if not found:
         raise RegistryError(f"plug-in '{path}' registers nothing. Decorate an entry.")
     return found
+
+
+def _of_module(name: str) -> list[tuple[Catalogue[Any], Entry[Any]]]:
+    catalogues: tuple[Catalogue[Any], ...] = (ATTACKS, DEFENSES, MODELS, DATASETS)
+    return [(kind, entry) for kind in catalogues for entry in kind if entry.module == name]
 
 
 def _foreign(who: str, load: Callable[[], object]) -> None:
@@ -201,4 +210,5 @@ def _foreign(who: str, load: Callable[[], object]) -> None:
     except RegistryError:
         raise
     except Exception as error:  # code of others may fail in any way
-        raise RegistryError(f"{who} cannot be imported: {type(error).__name__}: {error}") from error
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise RegistryError(f"{who} cannot be imported: {reason}") from error

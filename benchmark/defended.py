@@ -52,6 +52,8 @@ class Defended:
             self._ask(images[start : start + self.batch], rows[start : start + self.batch], rng)
             for start in range(0, len(images), self.batch)
         ]
+        if not parts:
+            return images.new_empty((0, self.victim.num_classes))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _waves(self, images: Tensor, rows: Tensor, rng: RowRng) -> Tensor:

@@ -32,14 +32,12 @@ class BestImages:
 
     def see(self, images: Tensor, rows: Tensor, number: Tensor, margins: Tensor) -> None:
         """Look at the answered queries of a round; `number` counts each row's queries from 1."""
-        start = 0
         for mark, kept, passed in zip(self._marks, self._kept, self._passed, strict=True):
             passing = rows[number == mark + 1]
             if len(passing):  # queries beyond the checkpoint must not count for it
-                self._update(images, rows, margins, (number > start) & (number <= mark))
+                self._update(images, rows, margins, number <= mark)
                 kept[passing], passed[passing] = self.images[passing], True
-                start = mark
-        self._update(images, rows, margins, number > start)
+        self._update(images, rows, margins, torch.ones_like(number, dtype=torch.bool))
 
     def settle(self, images: Tensor, rows: Tensor, number: Tensor) -> None:
         """Keep verified images for good, each from its query `number` on."""

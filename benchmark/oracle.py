@@ -151,6 +151,11 @@ class Oracle:
                 f"attack '{self.terms.name}' asked images of shape {tuple(images.shape)} for rows "
                 f"of shape {tuple(rows.shape)}; one image is {tuple(self.problem.images.shape[1:])}"
             )
+        if images.dtype != self.problem.images.dtype:
+            raise QueryError(
+                f"attack '{self.terms.name}' asked images of {images.dtype}, "
+                f"those it was given are {self.problem.images.dtype}"
+            )
         if rows.dtype != torch.int64:
             raise QueryError(
                 f"attack '{self.terms.name}' gave rows of type {rows.dtype}, not int64"
@@ -159,32 +164,38 @@ class Oracle:
             raise QueryError(f"attack '{self.terms.name}' asked about a row it was not given")
 
     def _check_region(self, images: Tensor, rows: Tensor) -> None:
-        """Refuse queries outside the region; the fast path is one comparison."""
-        region, threat = self.terms.region, self.problem.threat
-        if region is Probes.BALL and threat.norm is Norm.LINF:
+        """Refuse queries outside the region; what is usual is settled by one comparison."""
+        if self.terms.region is Probes.BALL and self.problem.threat.norm is Norm.LINF:
             if torch.equal(torch.clamp(images, self._lock.low, self._lock.high), images):
                 return
-        else:
-            low, high = (float(value) for value in torch.aminmax(images))
-            boxed = low >= 0.0 and high <= 1.0
-            if region is Probes.FREE and low > -torch.inf and high < torch.inf:
+        elif self.terms.region is Probes.BOX:
+            low, high = torch.aminmax(images)
+            if bool((low >= 0) & (high <= 1)):
                 return
-            if boxed and (region is Probes.BOX or bool((self.beyond(images, rows) <= 0).all())):
-                return
-        raise QueryError(self._complaint(images, rows))
+        outside = self._outside(images, rows)
+        if bool(outside.any()):
+            place = int(outside.nonzero()[0])
+            raise QueryError(self._complaint(images[place : place + 1], rows[place : place + 1]))
 
-    def _complaint(self, images: Tensor, rows: Tensor) -> str:
-        flat, threat = images.flatten(1), self.problem.threat
-        low, high = flat.amin(1), flat.amax(1)
-        bad = ~((low >= 0) & (high <= 1))
-        if self.terms.region is Probes.BALL:
-            bad |= ~(self.beyond(images, rows) <= 0)
-        place = int(bad.nonzero()[0])
-        away = float(distance(images, self.problem.images[rows], threat.norm)[place])
+    def _outside(self, images: Tensor, rows: Tensor) -> Tensor:
+        """Which images lie outside the region, (n,) bool; NaN lies outside any."""
+        if self.terms.region is Probes.FREE:
+            return ~images.isfinite().flatten(1).all(1)
+        if self.terms.region is Probes.BALL and self.problem.threat.norm is Norm.LINF:
+            inside = torch.clamp(images, self._lock.low, self._lock.high) == images
+            return ~inside.flatten(1).all(1)
+        boxed = ((images >= 0) & (images <= 1)).flatten(1).all(1)
+        if self.terms.region is Probes.BOX:
+            return ~boxed
+        return ~boxed | ~(self.beyond(images, rows) <= 0)
+
+    def _complaint(self, image: Tensor, row: Tensor) -> str:
+        threat = self.problem.threat
+        away = float(distance(image, self.problem.images[row], threat.norm))
         return (
-            f"attack '{self.terms.name}' left its threat model for row {int(rows[place])}: pixels "
-            f"from {float(low[place]):g} to {float(high[place]):g}, {threat.norm} distance "
-            f"{away:g} with eps={threat.eps:g}. Project before asking (benchmark.geometry.project)."
+            f"attack '{self.terms.name}' left its threat model for row {int(row)}: pixels from "
+            f"{float(image.amin()):g} to {float(image.amax()):g}, {threat.norm} distance {away:g} "
+            f"with eps={threat.eps:g}. Project before asking (benchmark.geometry.project)."
         )
 
     def _show(self, rows: Tensor, logits: Tensor, sent: Tensor, *, whole: bool) -> Replies:

@@ -21,6 +21,8 @@ def number(text: str) -> float:
         ValueError: If the text is neither.
     """
     if match := _FRACTION.fullmatch(text):
+        if float(match[2]) == 0:
+            raise ValueError(f"'{text}' divides by zero")
         return float(match[1]) / float(match[2])
     return float(text)
 
@@ -89,4 +91,5 @@ def _plain(value: object) -> object:
         return value
     if value.lower() in {"none", "null"}:
         return None
-    return number(value) if _FRACTION.fullmatch(value) else value
+    match = _FRACTION.fullmatch(value)
+    return number(value) if match and float(match[2]) else value

@@ -54,7 +54,10 @@ class Store:
 
     def fail(self, key: str, traceback: str) -> None:
         """Keep the traceback of a shard that failed; it leaves no number."""
-        self.failures.mkdir(exist_ok=True)
+        try:
+            self.failures.mkdir(exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"cannot write '{self.failures}': {error.strerror}") from None
         write_whole(self.failures / f"{key}.txt", traceback.encode())
 
     def forgive(self, key: str) -> None:
@@ -70,20 +73,20 @@ class Store:
         path = self.shards / f"{key}.json"
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
+            found = content.pop("digest")
+            whole = found == digest(content) and content["key"] == key
         except FileNotFoundError:
             return None
-        except (OSError, ValueError) as error:
-            raise StoreError(f"shard file '{path}' is damaged: {error}") from None
-        if not isinstance(content, dict) or "digest" not in content:
-            raise StoreError(f"shard file '{path}' is damaged: it is not a shard")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            reason = " ".join(str(error).split())
+            raise StoreError(f"shard file '{path}' is damaged: {reason}") from None
         if content.get("schema") != SCHEMA:
             raise StoreError(
                 f"shard file '{path}' has schema {content.get('schema')}, expected {SCHEMA}"
             )
-        found = content.pop("digest")
-        if found != digest(content) or content["key"] != key:
+        if not whole:
             raise StoreError(f"shard file '{path}' is damaged: its digest does not match")
-        return content
+        return dict(content)
 
     def saved(self) -> list[str]:
         """Keys of all shard files, sorted."""

@@ -88,9 +88,27 @@ def cell_table(shards: Iterable[Content]) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for members in groups.values():
         cell = members[0]["cell"]
-        if sum(shard["count"] for shard in members) == cell["images"]:
-            rows += _cell_rows(cell, sorted(members, key=lambda shard: int(shard["first"])))
+        if whole := _tiling(members, cell["images"]):
+            rows += _cell_rows(cell, whole)
     return _frame(rows, CellRow, _CELL_ORDER)
+
+
+def _tiling(shards: list[Content], images: int) -> list[Content]:
+    """Shards that cover images 0 to images - 1 once each, in order; empty if there are none.
+
+    A folder may hold shards of several sizes; where two tilings exist, larger shards win.
+    """
+    onward: dict[int, Content] = {}
+    for shard in sorted(shards, key=lambda shard: (-shard["first"], shard["count"])):
+        end = shard["first"] + shard["count"]
+        if end == images or end in onward:
+            onward[shard["first"]] = shard
+    tiles: list[Content] = []
+    place = 0
+    while place in onward:
+        tiles.append(onward[place])
+        place += onward[place]["count"]
+    return tiles
 
 
 def _cell_rows(cell: Content, shards: list[Content]) -> list[dict[str, Any]]:

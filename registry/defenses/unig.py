@@ -85,10 +85,12 @@ class UniG(Defense):
     def prepare(self, victim: Victim, data: Dataset) -> None:
         """Store the features of the training images that stand beside the queries."""
         wanted = self.context if self.composition == "context" else self.batch
-        samples = data.take(Split.TRAIN, min(wanted, len(data.splits[Split.TRAIN])))
+        available = max(1, min(wanted, len(data.splits[Split.TRAIN])))
+        samples = data.take(Split.TRAIN, available)
+        places = torch.arange(wanted) % available  # a small data set is used more than once
         with torch.no_grad():
-            self._beside = victim.features(samples.images.to(victim.mean))
-        self._labels = samples.labels.to(victim.mean.device)
+            self._beside = victim.features(samples.images.to(victim.mean))[places]
+        self._labels = samples.labels[places].to(victim.mean.device)
 
     def on_penultimate(self, features: Tensor, victim: Victim, context: QueryContext) -> Tensor:
         """Scale the features of each query, (n, d)."""
