@@ -39,12 +39,16 @@ class ShardsFailedError(BenchError):
         self.reports = tuple(reports)
         kinds = dict.fromkeys(report.error for report in reports)
         tracebacks = "" if self.only_input else f" Tracebacks: {folder / 'failures'}."
-        super().__init__(f"{len(reports)} shards failed: {'; '.join(kinds)}.{tracebacks}")
+        super().__init__(f"{_count(len(reports))} failed: {'; '.join(kinds)}.{tracebacks}")
 
     @property
     def only_input(self) -> bool:
         """Every failure is a mistake in the input, none is a bug."""
         return all(report.fault == "input" for report in self.reports)
+
+
+def _count(shards: int) -> str:
+    return "1 shard" if shards == 1 else f"{shards} shards"
 
 
 def run(

@@ -20,7 +20,6 @@ from benchmark.request import make_request
 app = typer.Typer(
     name="bench",
     add_completion=False,
-    no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     help="Query-based black-box attacks against defenses, at matched clean accuracy.",
@@ -41,12 +40,15 @@ ConfigFile = Annotated[Path | None, typer.Option("--config", help="Config file (
 
 @app.callback(invoke_without_command=True)
 def about(
-    *, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False
+    context: typer.Context,
+    *,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
-    """Print the version."""
+    """Measure defenses against query-based black-box attacks."""
     if version:
         typer.echo(f"querybench {__version__}")
-        raise typer.Exit
+    elif context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
 @app.command()
@@ -174,7 +176,7 @@ def _guarded() -> int:
     except BenchError as error:
         return _say(str(error), 2)
     except _UsageError as error:
-        return _say(getattr(error, "message", str(error)), 2)
+        return _say(getattr(error, "format_message", error.__str__)(), 2)
     except (KeyboardInterrupt, typer.Abort):
         return _say("interrupted; finished shards are kept, the same command goes on", 130)
     return outcome if isinstance(outcome, int) else 0

@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+_SHOWN = 25  # names that a message lists
+
 
 class BenchError(Exception):
     """A mistake in the input; the command line prints its message without a traceback."""
@@ -52,4 +54,5 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, allowed, n=3, cutoff=0.6)
     if close:
         return f"Did you mean: {', '.join(close)}?"
-    return f"Allowed: {', '.join(allowed) or 'none'}."
+    more = f" and {len(allowed) - _SHOWN} more" if len(allowed) > _SHOWN else ""
+    return f"Allowed: {', '.join(allowed[:_SHOWN]) or 'none'}{more}."

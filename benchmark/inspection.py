@@ -145,6 +145,10 @@ def _variants(name: str) -> list[Choice[Any]]:
     return [choice, *(find(name + example) for example in examples)]
 
 
+def _last_line(path: Path) -> str:
+    return path.read_text(encoding="utf-8").strip().rpartition("\n")[2]
+
+
 def status(out: Path) -> str:
     """Tell what a folder of results holds.
 
@@ -172,8 +176,5 @@ def status(out: Path) -> str:
     headers = ["dataset", "model", "defense", "attack", "images done"]
     failures = sorted(store.failures.glob("*.txt")) if store.failures.is_dir() else []
     lines = [tabulate(sorted(table), headers=headers), *damaged]
-    lines += [
-        f"failed: {path.stem}: {path.read_text(encoding='utf-8').strip().splitlines()[-1]}"
-        for path in failures
-    ]
+    lines += [f"failed: {path.stem}: {_last_line(path)}" for path in failures]
     return "\n".join(lines)

@@ -52,8 +52,11 @@ def plan(request: Request, surroundings: Surroundings) -> list[Shard]:
     attacks = [_attack(text, request) for text in request.attacks]
     victim = load_victim(model.text, dataset.text, surroundings.config, surroundings.device)
     defenses = [DEFENSES.choose(text) for text in _with_undefended(request.defenses)]
+    image = load_dataset(dataset.text, surroundings.config).take(Split.EVAL, 1).images
     for choice in defenses:
         build_defense(str(choice), victim)
+        if choice.entry.facts.level is Level.PENULTIMATE:
+            victim.features(image.to(victim.mean))  # refuses a victim that cannot be split
     threat = _threat(request, dataset)
     protocol = Protocol(
         request.checkpoints(), request.scores, request.probes, request.votes, request.draws
@@ -76,11 +79,10 @@ def check_device(name: str) -> None:
     Raises:
         SpecError: With the devices that are.
     """
-    try:
-        torch.zeros(1, device=name)
-    except (RuntimeError, AssertionError):
-        here = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
-        raise SpecError(f"device '{name}' is not available. Allowed: {', '.join(here)}.") from None
+    cards = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    here = ["cpu", *(["cuda"] if cards else []), *cards]
+    if name not in here:
+        raise SpecError(f"device '{name}' is not available. Allowed: {', '.join(here)}.")
 
 
 def _victim(request: Request, surroundings: Surroundings) -> tuple[Part, Part]:

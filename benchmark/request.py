@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -111,7 +112,7 @@ def make_request(suite: str | None = None, **given: Any) -> Request:
     where = f"suite '{suite}'" if suite else "request"
     for name in fields:
         if name not in Request.model_fields:
-            known = suggestion(name, Request.model_fields)
+            known = suggestion(str(name), Request.model_fields)
             raise SpecError(f"{where} has an unknown field '{name}'. {known}")
     if "attacks" not in fields:
         raise SpecError("no attack was named: give --attacks a,b or a suite")
@@ -132,15 +133,16 @@ def load_suite(name: str) -> dict[str, Any]:
     """
     path = Path(name)
     builtin = suites()
+    source: Path | Traversable
     if path.suffix in {".yaml", ".yml"} and path.is_file():
-        text = path.read_text(encoding="utf-8")
+        source = path
     elif name in builtin:
-        text = resources.files(_SUITES).joinpath(f"{name}.yaml").read_text(encoding="utf-8")
+        source = resources.files(_SUITES).joinpath(f"{name}.yaml")
     else:
         raise RegistryError(f"unknown suite '{name}'. {suggestion(name, builtin)}")
     try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        content = yaml.safe_load(source.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise SpecError(f"suite '{name}' is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise SpecError(f"suite '{name}' is not a mapping of fields to values")

@@ -37,7 +37,7 @@ class Store:
                 pass
         except OSError as error:
             raise StoreError(f"cannot write results to '{folder}': {error.strerror}") from None
-        for left in self.shards.glob("*.tmp"):
+        for left in folder.rglob("*.tmp"):
             with contextlib.suppress(OSError):
                 if time.time() - left.stat().st_mtime > _STALE:
                     left.unlink()

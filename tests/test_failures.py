@@ -43,7 +43,7 @@ def test_a_victim_with_a_wrong_number_of_classes_is_one_line(bench, model):
 def test_a_bad_image_costs_its_own_shard_only(bench, args, message):
     error = refused(world(bench, *args))
     assert message in error
-    assert "1 shards failed" in error
+    assert "1 shard failed" in error
     assert [json.loads(data)["first"] for data, _ in stored(Path("out")).values()] == [0]
     assert pd.read_csv("out/shards.csv")["first"].tolist() == [0]
     assert pd.read_csv("out/cells.csv").empty
@@ -60,7 +60,7 @@ def test_an_attack_that_leaves_its_ball_is_named_with_its_row(bench):
 def test_a_bug_in_a_plug_in_keeps_its_traceback_until_it_is_repaired(bench):
     args = "--attacks", "square,buggy", "--plugin", attack("buggy", RAISES)
     error = refused(world(bench, *args), code=1)
-    assert "1 shards failed: RuntimeError: two lines. Tracebacks: out/failures" in error
+    assert "1 shard failed: RuntimeError: two lines. Tracebacks: out/failures" in error
     (failure,) = Path("out/failures").iterdir()
     assert "Traceback" in failure.read_text()
     assert failure.stem not in {name.removesuffix(".json") for name in stored(Path("out"))}

@@ -1,0 +1,304 @@
+"""Plant faults in a copy of the code, one at a time: every one must be caught by a test.
+
+python tests/faults.py            # all
+python tests/faults.py nan-let-through hash-in-key
+
+A fault is one replacement of text. The copy is what the tests import; the tests named for the
+fault must fail with a failed assertion, and pass on the copy without a fault.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from tabulate import tabulate
+
+ROOT = Path(__file__).resolve().parents[1]
+COPIED = ("benchmark", "registry", "tests")
+# The copy must be what is tested; an assertion here ends pytest with another code than 1.
+GUARD = """
+
+def pytest_sessionstart():
+    import benchmark, registry
+    for package in (benchmark, registry):
+        assert str(package.__file__).startswith({root!r}), package.__file__
+"""
+ASSERTION = re.compile(r"^FAILED (tests/.+?) - (?:AssertionError|assert |Failed: )", re.M)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A planted fault.
+
+    Attributes:
+        file: File below the root.
+        old: Text that is there exactly once.
+        new: Text in its place.
+        tests: Test files, or single tests, that must catch it.
+    """
+
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+def contract(entry: str, check: str) -> str:
+    """Name the contract test of an entry."""
+    return f"tests/test_contract.py::test_an_entry_keeps_its_contract[{entry}: {check}]"
+
+
+ISLANDS = "An image does not feel its neighbours: alone, reordered or in company"
+BALL = "It stays in ball, box and budget, on any image shape and norm"
+SAME = "It is random exactly as declared: same seed, same"
+ORACLE, STORE, ENGINE = ("tests/test_oracle.py",), ("tests/test_store.py",), "tests/test_engine.py"
+
+FAULTS = {
+    "square-one-window-for-all": Fault(
+        "registry/attacks/square.py",
+        "limits, (2,)).unbind(1)\n",
+        "limits, (2,))[:1].expand(len(members), 2).unbind(1)\n",
+        (contract("square", ISLANDS),),
+    ),
+    "square-global-seed": Fault(
+        "registry/attacks/square.py",
+        "    low, high = corners(problem.images",
+        "    torch.manual_seed(0)\n    low, high = corners(problem.images",
+        (contract("square", "It draws from its own streams only"),),
+    ),
+    "square-global-draw": Fault(
+        "registry/attacks/square.py",
+        "stripes = rng.integers(rows, 2, (channels, 1, width)).bool()",
+        "stripes = torch.rand(len(rows), channels, 1, width) < 0.5",
+        (contract("square", f"{SAME} questions"),),
+    ),
+    "nes-no-projection": Fault(
+        "registry/attacks/nes.py",
+        "current = project(\n"
+        "            current - stride * _direction(gradient, threat.norm), "
+        "centres, threat.eps, threat.norm\n        )",
+        "current = current - stride * _direction(gradient, threat.norm)",
+        (contract("nes", BALL),),
+    ),
+    "writes-into-the-problem": Fault(
+        "registry/attacks/square.py",
+        "    low, high = corners(problem.images",
+        "    problem.images.clamp_(min=1e-3)\n    low, high = corners(problem.images",
+        (contract("square", "It leaves the images and labels it was given as they are"),),
+    ),
+    "counter-of-the-shard": Fault(
+        "benchmark/oracle.py",
+        "self.used.index_add_(0, rows, torch.ones_like(rows))",
+        "self.used += len(rows)",
+        ORACLE,
+    ),
+    "no-cap-within-a-round": Fault(
+        "benchmark/oracle.py",
+        "number = self.used[queries.rows] + self._lock.rank + 1",
+        "number = self.used[queries.rows] + 1",
+        ORACLE,
+    ),
+    "hit-outside-the-ball": Fault(
+        "benchmark/oracle.py",
+        "return inside & (self.beyond(images, rows) <= 0)",
+        "return inside",
+        ORACLE,
+    ),
+    "hit-outside-the-box": Fault(
+        "benchmark/oracle.py",
+        "return inside & (self.beyond(images, rows) <= 0)",
+        "return self.beyond(images, rows) <= 0",
+        ORACLE,
+    ),
+    "probe-outside-the-ball-is-best": Fault(
+        "benchmark/memory.py",
+        "better = better[inside]",
+        "better = better[inside | True]",
+        ("tests/test_memory.py",),
+    ),
+    "scores-under-label-access": Fault(
+        "benchmark/oracle.py",
+        "if self.terms.access is Access.SCORES:",
+        "if self.terms.access:",
+        ORACLE,
+    ),
+    "refused-hit-stops": Fault(
+        "benchmark/oracle.py",
+        "verified = deepest[self._judge(images[deepest], rows[deepest])]",
+        "verified = deepest[self._judge(images[deepest], rows[deepest])]\n"
+        "        self.finished[rows[deepest]] = True",
+        (*ORACLE, ENGINE),
+    ),
+    "nan-let-through": Fault(
+        "benchmark/defended.py",
+        "if not bool(logits.isfinite().all()):",
+        "if bool(logits.isinf().any()):",
+        ("tests/test_failures.py::test_a_bad_image_costs_its_own_shard_only",),
+    ),
+    "noise-shared-by-a-batch": Fault(
+        "registry/defenses/rnd.py",
+        "noisy = context.rng.normal(context.rows, images.shape[1:]).to(images)",
+        "noisy = context.rng.normal(context.rows[:1], images.shape[1:]).to(images)"
+        ".expand_as(images).clone()",
+        (contract("rnd", "Each query of a call draws noise of its own"),),
+    ),
+    "unig-without-limits": Fault(
+        "registry/defenses/unig.py",
+        "scales = (scales - self.alpha * velocity).clamp_(1.0 - self.delta, 1.0 + self.delta)",
+        "scales = scales - self.alpha * velocity",
+        ("tests/test_unig.py",),
+    ),
+    "randomised-denied": Fault(
+        "registry/defenses/rnd.py",
+        "traits=Traits(randomised=True)",
+        "traits=Traits()",
+        (contract("rnd", f"{SAME} answers"),),
+    ),
+    "randomised-claimed": Fault(
+        "registry/defenses/none.py",
+        "traits=Traits(keeps_label=True)",
+        "traits=Traits(keeps_label=True, randomised=True)",
+        (contract("none", f"{SAME} answers"),),
+    ),
+    "attack-noise-by-defense": Fault(
+        "benchmark/tasks/attack.py",
+        'names = ("attack", self._cell.seed,',
+        'names = ("attack", self._cell.defense.name, self._cell.seed,',
+        (ENGINE,),
+    ),
+    "attack-noise-without-seed": Fault(
+        "benchmark/tasks/attack.py",
+        'names = ("attack", self._cell.seed,',
+        'names = ("attack",',
+        (ENGINE,),
+    ),
+    "verification-from-counted-stream": Fault(
+        "benchmark/tasks/attack.py",
+        'rng = streams.defense("verify", ids)',
+        "rng = noise",
+        (ENGINE,),
+    ),
+    "misread-images-attacked": Fault(
+        "benchmark/tasks/attack.py",
+        "attacked = 2 * right > draws",
+        "attacked = 2 * right >= 0 * draws",
+        (ENGINE,),
+    ),
+    "misread-images-robust": Fault(
+        "benchmark/tables.py",
+        '(attacked & (hits["broken_at"] > budget))',
+        '(hits["broken_at"] > budget)',
+        STORE,
+    ),
+    "broken-at-the-budget-is-robust": Fault(
+        "benchmark/tables.py",
+        '(attacked & (hits["broken_at"] > budget))',
+        '(attacked & (hits["broken_at"] >= budget))',
+        STORE,
+    ),
+    "key-forgets-the-seed": Fault(
+        "benchmark/spec.py",
+        '            "seed": self.seed,\n',
+        "",
+        (ENGINE,),
+    ),
+    "hash-in-key": Fault(
+        "benchmark/spec.py",
+        "return hashlib.sha256(text.encode()).hexdigest()[:16]",
+        'return f"{hash(text) % 2**64:016x}"',
+        (ENGINE,),
+    ),
+    "half-written-file": Fault(
+        "benchmark/store.py",
+        "            file.write(data)\n            file.flush()\n"
+        "            os.fsync(file.fileno())\n"
+        "        Path(name).chmod(0o644)\n        Path(name).replace(path)\n",
+        "            path.write_bytes(data[:9])\n            os.fsync(file.fileno())\n"
+        "            path.write_bytes(data)\n        Path(name).unlink()\n",
+        STORE,
+    ),
+    "name-taken-twice": Fault(
+        "benchmark/catalogue.py",
+        "if name in self._entries:\n            first",
+        "if name in ():\n            first",
+        ("tests/test_names.py",),
+    ),
+}
+
+
+def copy(folder: Path) -> Path:
+    """Copy what is tested, with a guard that the copy is what is imported."""
+    for name in COPIED:
+        ignored = shutil.ignore_patterns("__pycache__", ".*")
+        shutil.copytree(ROOT / name, folder / name, ignore=ignored)
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    with (folder / "tests" / "conftest.py").open("a", encoding="utf-8") as file:
+        file.write(GUARD.format(root=str(folder)))
+    return folder
+
+
+def plant(folder: Path, fault: Fault) -> None:
+    """Replace the text of a fault, which must be there exactly once."""
+    path = folder / fault.file
+    text = path.read_text(encoding="utf-8")
+    if text.count(fault.old) != 1:
+        raise SystemExit(f"{fault.file} has {text.count(fault.old)} times, not once:\n{fault.old}")
+    path.write_text(text.replace(fault.old, fault.new), encoding="utf-8")
+
+
+def check(folder: Path, tests: list[str]) -> tuple[int, str]:
+    """Run tests on a copy; return pytest's exit code and what it printed."""
+    command = [sys.executable, "-m", "pytest", "-x", "-rf", "--tb=short", "-p", "no:cacheprovider"]
+    env = {
+        **os.environ,
+        "PYTHONPATH": str(folder),
+        "COLUMNS": "500",
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    done = subprocess.run(
+        [*command, *tests], check=False, cwd=folder, env=env, capture_output=True, text=True
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def caught_by(fault: Fault | None, tests: list[str]) -> str:
+    """Name the test that caught a fault; empty if none did."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = copy(Path(temporary).resolve())
+        if fault:
+            plant(folder, fault)
+        code, said = check(folder, tests)
+    if code == 0:
+        return ""
+    if code == 1 and (found := ASSERTION.search(said)):
+        return found[1].removeprefix("tests/")
+    raise SystemExit(f"pytest ended with {code} and no failed assertion:\n{said}")
+
+
+def main(names: list[str]) -> int:
+    """Plant every fault asked for; 1 if one escapes."""
+    chosen = {name: FAULTS[name] for name in names or FAULTS}
+    wanted = sorted({test for fault in chosen.values() for test in fault.tests})
+    if caught := caught_by(None, wanted):
+        raise SystemExit(f"without any fault, {caught} fails")
+    rows, escaped = [], 0
+    for name, fault in chosen.items():
+        began = time.monotonic()
+        test = caught_by(fault, list(fault.tests))
+        escaped += not test
+        rows.append([name, test or "ESCAPED", f"{time.monotonic() - began:.1f}"])
+    print(tabulate(rows, headers=["fault", "caught by", "seconds"]))
+    print(f"{len(rows) - escaped} of {len(rows)} caught")
+    return 1 if escaped else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
