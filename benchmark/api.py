@@ -39,7 +39,8 @@ class ShardsFailedError(BenchError):
         self.reports = tuple(reports)
         kinds = dict.fromkeys(report.error for report in reports)
         tracebacks = "" if self.only_input else f" Tracebacks: {folder / 'failures'}."
-        super().__init__(f"{_count(len(reports))} failed: {'; '.join(kinds)}.{tracebacks}")
+        reasons = "; ".join(kinds).rstrip(".")
+        super().__init__(f"{_count(len(reports))} failed: {reasons}.{tracebacks}")
 
     @property
     def only_input(self) -> bool:
@@ -87,6 +88,7 @@ def execute_request(
     """Run a checked request; see `run`."""
     shards = plan(request, surroundings)
     store = Store(out)
+    store.sweep()
     todo, damage = missing(shards, store)
     for line in damage:
         console.print(f"warning: {line}", markup=False, highlight=False, soft_wrap=True)

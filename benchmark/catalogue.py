@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.metadata
 import importlib.util
@@ -14,11 +15,14 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel
+from pydantic_core import to_jsonable_python
 
 from benchmark import params
 from benchmark.errors import RegistryError, SpecError, suggestion
 from benchmark.facts import AttackFacts, DatasetFacts, DefenseFacts, ModelFacts
 from benchmark.ref import Ref, display
+
+_PACKAGE = "registry"
 
 F = TypeVar("F", AttackFacts, DefenseFacts, ModelFacts, DatasetFacts)
 
@@ -42,6 +46,17 @@ class Entry(Generic[F]):
     facts: F
     parameters: type[BaseModel]
     module: str
+
+    @property
+    def builtin(self) -> bool:
+        """It is one of ours, not of a plug-in or another package."""
+        return self.module.partition(".")[0] == _PACKAGE
+
+    @property
+    def code(self) -> str:
+        """Hash of the file that defines it, 16 hex digits."""
+        file = sys.modules[self.module].__file__
+        return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16] if file else ""
 
     @property
     def summary(self) -> str:
@@ -75,12 +90,14 @@ class Choice(Generic[F]):
 
     def record(self) -> dict[str, Any]:
         """Return what identifies the choice in a stored result."""
-        return {
+        record = {
             "name": self.entry.name,
             "argument": self.shown_argument,
             "version": self.entry.facts.version,
-            "parameters": self.values,
+            "parameters": to_jsonable_python(self.values),
         }
+        # Code of others carries no version that we could trust: its file is in the key.
+        return record if self.entry.builtin else {**record, "code": self.entry.code}
 
 
 class Catalogue(Generic[F]):
@@ -148,7 +165,6 @@ DEFENSES: Catalogue[DefenseFacts] = Catalogue("defense")
 MODELS: Catalogue[ModelFacts] = Catalogue("model")
 DATASETS: Catalogue[DatasetFacts] = Catalogue("dataset")
 
-_PACKAGE = "registry"
 _GROUPS = ("attacks", "defenses", "models", "datasets")
 _loaded: set[str] = set()
 
@@ -209,6 +225,6 @@ def _foreign(who: str, load: Callable[[], object]) -> None:
         load()
     except RegistryError:
         raise
-    except Exception as error:  # code of others may fail in any way
+    except (Exception, SystemExit) as error:  # code of others may fail in any way
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise RegistryError(f"{who} cannot be imported: {reason}") from error

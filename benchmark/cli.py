@@ -155,6 +155,8 @@ def check(
     failed = sum(row["result"] == "failed" for row in verdicts)
     if failed:
         raise BenchError(f"{failed} checks failed")
+    if all(row["result"] == "skipped" for row in verdicts):
+        raise BenchError(f"no check could run: {verdicts[0]['detail']}")
 
 
 @app.command()

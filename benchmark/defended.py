@@ -26,9 +26,10 @@ class Defended:
         self.forwards = 0
 
     @property
-    def randomised(self) -> bool:
-        """Two identical queries may get different answers."""
-        return self.defense.traits.randomised
+    def steady(self) -> bool:
+        """Identical queries always get identical answers, whatever else is asked."""
+        traits = self.defense.traits
+        return not (traits.randomised or traits.coupled or traits.stateful)
 
     @torch.no_grad()
     def answer(self, images: Tensor, rows: Tensor, rng: RowRng) -> Tensor:

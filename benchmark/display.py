@@ -86,7 +86,7 @@ def summary(cells: pd.DataFrame) -> str:
         row["95 %"] = f"{_percent(low)}-{_percent(high)}"
         row["first hit"] = _percent(last["robust_accuracy_first_hit"])
         row["expected"] = _percent(last["robust_accuracy_expected"])
-        median = last["queries_median"]
+        median = last["queries_median_censored"]
         row["median queries"] = "" if pd.isna(median) else f"{median:g}"
         rows.append(row)
     return tabulate(rows, headers="keys", disable_numparse=True, stralign="right")

@@ -20,6 +20,7 @@ from benchmark.data import Indices, Split, stratified
 from benchmark.errors import DataError, SpecError
 
 T = TypeVar("T")
+_EIGHT_BIT = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")  # others saturate
 Pixels = npt.NDArray[np.uint8]
 
 
@@ -107,6 +108,8 @@ def decode(pictures: Pictures, ids: Indices, mode: str, crop: Crop | None = None
     """
 
     def pixels(image: Image.Image) -> Pixels:
+        if image.mode not in _EIGHT_BIT:
+            raise ValueError(f"mode {image.mode} has no 8-bit values. Convert it first.")
         image = image.convert(mode)
         return np.array(image if crop is None else crop(image))
 

@@ -159,7 +159,8 @@ def status(out: Path) -> str:
         raise StoreError(f"'{out}' holds no results: it has no folder 'shards'")
     store = Store(out)
     damaged = []
-    done: dict[str, list[int]] = {}
+    done: dict[str, set[int]] = {}
+    wanted: dict[str, int] = {}
     names: dict[str, list[str]] = {}
     for key in store.saved():
         try:
@@ -170,9 +171,10 @@ def status(out: Path) -> str:
         if shard is not None:
             cell = shard["cell"]
             names[cell["cell"]] = [str(cell[k]) for k in ("dataset", "model", "defense", "attack")]
-            count, _ = done.get(cell["cell"], [0, 0])
-            done[cell["cell"]] = [count + shard["count"], cell["images"]]
-    table = [[*names[key], f"{count}/{whole}"] for key, (count, whole) in done.items()]
+            wanted[cell["cell"]] = cell["images"]
+            covered = range(shard["first"], shard["first"] + shard["count"])
+            done.setdefault(cell["cell"], set()).update(covered)
+    table = [[*names[key], f"{len(done[key])}/{wanted[key]}"] for key in done]
     headers = ["dataset", "model", "defense", "attack", "images done"]
     failures = sorted(store.failures.glob("*.txt")) if store.failures.is_dir() else []
     lines = [tabulate(sorted(table), headers=headers), *damaged]

@@ -8,10 +8,12 @@ from pathlib import Path
 import torch
 
 from benchmark.catalogue import DATASETS, DEFENSES, MODELS
+from benchmark.checkpoints import fingerprint
 from benchmark.config import Config
 from benchmark.data import DataRequest, Dataset, Split
 from benchmark.defense import Defense
-from benchmark.errors import SpecError, VictimError
+from benchmark.errors import DataError, SpecError, VictimError
+from benchmark.spec import Cell
 from benchmark.victim import ModelRequest, Victim
 
 
@@ -54,7 +56,39 @@ def load_victim(text: str, data_text: str, config: Config, device: str) -> Victi
             f"model '{text}' answers one image with shape {tuple(logits.shape)}, "
             f"expected {(1, dataset.num_classes)}"
         )
+    victim.fingerprint = fingerprint(victim)
     return victim
+
+
+def forget() -> None:
+    """Load everything anew when it is next asked for."""
+    load_dataset.cache_clear()
+    load_victim.cache_clear()
+
+
+def load_cell(cell: Cell, config: Config, device: str) -> tuple[Dataset, Victim]:
+    """Load data set and victim of a cell and check that they are what its key says.
+
+    Raises:
+        DataError: If the files changed after the run was planned.
+    """
+    dataset, victim = _load(cell, config, device)
+    if not _matches(cell, dataset, victim):
+        forget()  # a worker that outlived an earlier run remembers what was there then
+        dataset, victim = _load(cell, config, device)
+    if not _matches(cell, dataset, victim):
+        raise DataError("data or weights changed while the run was going: start it again")
+    return dataset, victim
+
+
+def _load(cell: Cell, config: Config, device: str) -> tuple[Dataset, Victim]:
+    dataset = load_dataset(cell.dataset.text, config)
+    return dataset, load_victim(cell.model.text, cell.dataset.text, config, device)
+
+
+def _matches(cell: Cell, dataset: Dataset, victim: Victim) -> bool:
+    wanted = cell.dataset.record["fingerprint"], cell.model.record["fingerprint"]
+    return wanted == (dataset.fingerprint, victim.fingerprint)
 
 
 def _shipped(name: str, config: Config) -> Path | None:

@@ -26,9 +26,10 @@ class BestImages:
         self._problem = problem
         self.images = problem.images.clone()
         self._margins = problem.images.new_full((len(problem.images),), torch.inf)
-        self._marks = tuple(checkpoints)
-        self._kept = [problem.images.clone() for _ in checkpoints]
-        self._passed = [torch.zeros_like(self._margins, dtype=torch.bool) for _ in checkpoints]
+        # At the budget itself the best image is the last one.
+        self._marks = tuple(mark for mark in checkpoints if mark < problem.threat.budget)
+        self._kept = [problem.images.clone() for _ in self._marks]
+        self._passed = [torch.zeros_like(self._margins, dtype=torch.bool) for _ in self._marks]
 
     def see(self, images: Tensor, rows: Tensor, number: Tensor, margins: Tensor) -> None:
         """Look at the answered queries of a round; `number` counts each row's queries from 1."""
@@ -48,6 +49,8 @@ class BestImages:
 
     def at(self, mark: int) -> Tensor:
         """Return the best images after `mark` queries, (B, C, H, W)."""
+        if mark not in self._marks:
+            return self.images.clone()
         place = self._marks.index(mark)
         return torch.where(column(self._passed[place], self.images), self._kept[place], self.images)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -60,6 +60,8 @@ class Oracle:
     def __init__(
         self, problem: Problem, answer: AnswerFn, judge: JudgeFn | None, terms: Terms
     ) -> None:
+        # Copies: what an attack does to the tensors it was given must not move the ball.
+        problem = replace(problem, images=problem.images.clone(), labels=problem.labels.clone())
         self.problem, self.terms = problem, terms
         self._answer, self._judge = answer, judge
         images, threat = problem.images, problem.threat
@@ -70,6 +72,7 @@ class Oracle:
         self.memory = None if judge is None else BestImages(problem, terms.checkpoints)
         low, high = corners(images, threat.eps + TOLERANCE * max(threat.eps, 1.0))
         self._lock = _Gathered(low, high, problem.labels)
+        self._marks = torch.tensor(tuple(terms.checkpoints), device=images.device)
 
     def ask(self, queries: Queries) -> Replies:
         """Answer a round of queries, each row up to its budget.
@@ -113,16 +116,22 @@ class Oracle:
     def _hit(
         self, images: Tensor, rows: Tensor, number: Tensor, index: Tensor, margins: Tensor | None
     ) -> None:
-        """Record hits; of several hits of one row in a round the deepest is judged."""
+        """Record hits; of several of one row in a round, up to a checkpoint, one is judged."""
         earliest = index[occurrence(rows[index]) == 0]
         fresh = earliest[self.first_hit[rows[earliest]] == 0]
         self.first_hit[rows[fresh]] = number[fresh]
         if margins is None or self._judge is None:
             return self._break(images[earliest], rows[earliest], number[earliest])
-        order = index[margins[index].argsort(stable=True)]
-        deepest = order[occurrence(rows[order]) == 0]
-        verified = deepest[self._judge(images[deepest], rows[deepest])]
-        return self._break(images[verified], rows[verified], number[verified])
+        stretch = torch.bucketize(number, self._marks)  # hits beyond a checkpoint wait
+        for part in torch.unique(stretch[index]).tolist():
+            now = index[(stretch[index] == part) & ~self.finished[rows[index]]]
+            if not len(now):
+                continue
+            order = now[margins[now].argsort(stable=True)]
+            deepest = order[occurrence(rows[order]) == 0]
+            verified = deepest[self._judge(images[deepest], rows[deepest])]
+            self._break(images[verified], rows[verified], number[verified])
+        return None
 
     def _break(self, images: Tensor, rows: Tensor, number: Tensor) -> None:
         self.broken_at[rows] = number

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,12 +10,11 @@ from typing import Any
 import torch
 
 from benchmark.catalogue import ATTACKS, DATASETS, DEFENSES, MODELS, Choice, load_file
-from benchmark.checkpoints import fingerprint
 from benchmark.config import Config
 from benchmark.data import Split
 from benchmark.errors import SpecError
 from benchmark.facts import Level
-from benchmark.loading import build_defense, load_dataset, load_victim
+from benchmark.loading import build_defense, forget, load_dataset, load_victim
 from benchmark.protocol import Protocol
 from benchmark.request import Request
 from benchmark.spec import Cell, Part, Shard
@@ -47,24 +46,27 @@ def plan(request: Request, surroundings: Surroundings) -> list[Shard]:
     """
     for plugin in surroundings.plugins:
         load_file(plugin)
+    forget()  # files may have changed since an earlier run in this process
     check_device(surroundings.device)
     dataset, model = _victim(request, surroundings)
     attacks = [_attack(text, request) for text in request.attacks]
     victim = load_victim(model.text, dataset.text, surroundings.config, surroundings.device)
     defenses = [DEFENSES.choose(text) for text in _with_undefended(request.defenses)]
-    image = load_dataset(dataset.text, surroundings.config).take(Split.EVAL, 1).images
+    data = load_dataset(dataset.text, surroundings.config)
+    companies: dict[str, int] = {}
     for choice in defenses:
-        build_defense(str(choice), victim)
-        if choice.entry.facts.level is Level.PENULTIMATE:
-            victim.features(image.to(victim.mean))  # refuses a victim that cannot be split
-    threat = _threat(request, dataset)
+        defense = build_defense(str(choice), victim)
+        defense.prepare(victim, data)
+        if defense.traits.coupled:  # its answers depend on the images it shares a shard with
+            companies[str(choice)] = request.shard
+    threat, kind = _threat(request, dataset), torch.device(surroundings.device).type
     protocol = Protocol(
         request.checkpoints(), request.scores, request.probes, request.votes, request.draws
     )
     cells = [
-        Cell(dataset, model, defense, attack, threat, protocol, request.images, request.seed)
-        for defense in _unique(defenses)
-        for attack in _unique(attacks)
+        Cell(dataset, model, defense, attack, threat, protocol, request.images, request.seed, kind)
+        for defense in _unique(defenses, companies)
+        for attack in _unique(attacks, {})
     ]
     return [
         Shard(cell, first, min(request.shard, request.images - first))
@@ -101,7 +103,7 @@ def _victim(request: Request, surroundings: Surroundings) -> tuple[Part, Part]:
     victim = load_victim(usual, request.dataset, config, surroundings.device)
     return (
         _part(chosen, request.dataset, fingerprint=data.fingerprint),
-        _part(model_choice, usual, fingerprint=fingerprint(victim)),
+        _part(model_choice, usual, fingerprint=victim.fingerprint),
     )
 
 
@@ -130,10 +132,15 @@ def _with_undefended(defenses: Sequence[str]) -> list[str]:
     return [bare, *(text for text in defenses if text != bare)]
 
 
-def _unique(choices: Sequence[Choice[Any]]) -> list[Part]:
+def _unique(choices: Sequence[Choice[Any]], companies: Mapping[str, int]) -> list[Part]:
     """Parts of the choices without repetitions, in their order."""
-    return list({str(choice): _part(choice, str(choice)) for choice in choices}.values())
+    parts: dict[str, Part] = {}
+    for choice in choices:
+        text = str(choice)
+        more = {"company": companies[text]} if text in companies else {}
+        parts[text] = _part(choice, text, **more)
+    return list(parts.values())
 
 
-def _part(choice: Choice[Any], text: str, **more: str) -> Part:
+def _part(choice: Choice[Any], text: str, **more: str | int) -> Part:
     return Part(text, str(choice), {**choice.record(), **more})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import subprocess
 from functools import cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ def provenance(device: str) -> dict[str, Any]:
         "querybench": benchmark.__version__,
         "torch": torch.__version__,
         "numpy": np.__version__,
+        **{name: metadata.version(name) for name in ("torchvision", "timm", "pillow")},
     }
     if torch.device(device).type == "cuda":
         device = torch.cuda.get_device_name(device)
@@ -42,7 +44,7 @@ def _revision() -> tuple[str | None, bool | None]:
         return None, None
     try:
         commit = _git(root, "rev-parse", "HEAD")
-        return commit, bool(_git(root, "status", "--porcelain", "--untracked-files=no"))
+        return commit, bool(_git(root, "status", "--porcelain", "--", "benchmark", "registry"))
     except (OSError, subprocess.CalledProcessError):
         return None, None
 

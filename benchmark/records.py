@@ -48,7 +48,7 @@ class ShardRow:
     counted_queries: Annotated[int, "queries charged to the attack"]
     verification_queries: Annotated[int, "uncounted answers asked to verify hits"]
     audit_queries: Annotated[int, "uncounted answers asked for clean accuracy and S3"]
-    batch: Annotated[int, "images in one forward pass, at most"]
+    batch: Annotated[int, "images in one forward pass, unless the defense is coupled"]
     device: Annotated[str, "device: cpu, or the name of the GPU"]
     commit: Annotated[str | None, "revision of querybench, if run from a git checkout"]
     dirty: Annotated[bool | None, "the checkout had uncommitted changes"]

@@ -69,8 +69,10 @@ def defense(
 
     def register(build: D) -> D:
         if not issubclass(build, Defense):
-            raise RegistryError(f"defense '{build.__name__}' must inherit benchmark.Defense")
+            raise RegistryError(f"'{build.__name__}' must inherit benchmark.defense.Defense")
         name = build.__module__.rpartition(".")[2].removeprefix("querybench_plugin_")
+        if level is Level.NOWHERE and any(e.facts.level is Level.NOWHERE for e in DEFENSES):
+            raise RegistryError(f"defense '{name}': level 'nowhere' is that of the bare victim")
         DEFENSES.add(name, build, facts)
         if strength and strength not in DEFENSES.get(name).parameters.model_fields:
             DEFENSES.remove(name)

@@ -47,8 +47,8 @@ class Request(BaseModel):
     defenses: tuple[str, ...] = ("none",)
     dataset: str = "mnist"
     model: str | None = None
-    images: Annotated[int, Field(ge=1)] = 200
-    queries: Annotated[int, Field(ge=1)] = 300
+    images: Annotated[int, Field(ge=1, le=10**9)] = 200
+    queries: Annotated[int, Field(ge=1, le=10**9)] = 300
     budgets: tuple[Annotated[int, Field(ge=1)], ...] | None = None
     norm: Norm = Norm.LINF
     eps: Annotated[float, Field(gt=0)] | None = None
@@ -56,8 +56,8 @@ class Request(BaseModel):
     scores: Scores = Scores.LOG_PROBABILITIES
     probes: Probes = Probes.BOX
     votes: Annotated[int, Field(ge=1, le=999)] = 9
-    draws: Annotated[int, Field(ge=1)] = 20
-    shard: Annotated[int, Field(ge=1)] = 100
+    draws: Annotated[int, Field(ge=1, le=10**6)] = 20
+    shard: Annotated[int, Field(ge=1, le=10**9)] = 100
 
     @field_validator("attacks", "defenses", mode="before")
     @classmethod
@@ -67,6 +67,8 @@ class Request(BaseModel):
     @field_validator("budgets", mode="before")
     @classmethod
     def _numbers(cls, value: object) -> object:
+        if isinstance(value, int):
+            return [value]
         return value.split(",") if isinstance(value, str) else value
 
     @field_validator("eps", mode="before")

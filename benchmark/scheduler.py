@@ -102,13 +102,13 @@ def _run(shard: Shard, surroundings: Surroundings, store: Store) -> Report:
     try:
         result = run_shard(shard, surroundings)
     except BenchError as error:
-        store.fail(shard.key, traceback.format_exc())
+        store.fail(shard.label, traceback.format_exc())
         return Report(shard, error=str(error), fault="input")
     except Exception as error:  # noqa: BLE001 - a hole with its traceback; the run goes on
-        store.fail(shard.key, traceback.format_exc())
+        store.fail(shard.label, traceback.format_exc())
         return Report(shard, error=f"{type(error).__name__}: {error}", fault="bug")
     store.write(shard.key, content(result, surroundings.device, started))
-    store.forgive(shard.key)
+    store.forgive(shard.label)
     return Report(shard, sum(n for k, n in result.costs.items() if k.endswith("_queries")))
 
 

@@ -42,6 +42,7 @@ class Cell:
         protocol: How it is measured.
         images: Images evaluated: the first of split `eval`.
         seed: Seed of every random stream.
+        device: "cpu" or "cuda": they draw different normals.
     """
 
     dataset: Part
@@ -52,6 +53,7 @@ class Cell:
     protocol: Protocol
     images: int
     seed: int
+    device: str = "cpu"
 
     def content(self) -> dict[str, Any]:
         """Return everything that can change the result, as plain data."""
@@ -65,6 +67,7 @@ class Cell:
             "protocol": asdict(self.protocol),
             "images": self.images,
             "seed": self.seed,
+            "device": self.device,
         }
 
     @property
@@ -91,6 +94,14 @@ class Shard:
     def __post_init__(self) -> None:
         content = {**self.cell.content(), "first": self.first, "count": self.count}
         object.__setattr__(self, "key", digest(content))
+
+    @property
+    def label(self) -> str:
+        """Name of the shard that stays the same when code or data are repaired: 16 hex digits."""
+        cell = self.cell
+        names = [part.name for part in (cell.dataset, cell.model, cell.defense, cell.attack)]
+        place = {"first": self.first, "count": self.count, "seed": cell.seed}
+        return digest({"names": names, "threat": asdict(cell.threat), **place})
 
 
 def digest(content: Mapping[str, Any]) -> str:

@@ -37,7 +37,10 @@ class Store:
                 pass
         except OSError as error:
             raise StoreError(f"cannot write results to '{folder}': {error.strerror}") from None
-        for left in folder.rglob("*.tmp"):
+
+    def sweep(self) -> None:
+        """Remove what killed runs left half-written, all of it in a folder of our own."""
+        for left in self.shards.glob("*.tmp"):
             with contextlib.suppress(OSError):
                 if time.time() - left.stat().st_mtime > _STALE:
                     left.unlink()
@@ -50,19 +53,27 @@ class Store:
         """
         body = {"schema": SCHEMA, "key": key, **content}
         text = json.dumps({**body, "digest": digest(body)}, indent=1, allow_nan=False)
-        write_whole(self.shards / f"{key}.json", text.encode())
+        self._place(self.shards / f"{key}.json", text.encode())
 
-    def fail(self, key: str, traceback: str) -> None:
+    def write_table(self, name: str, data: bytes) -> None:
+        """Replace a table.
+
+        Raises:
+            StoreError: If the disk is full or the folder not writable.
+        """
+        self._place(self.folder / name, data)
+
+    def fail(self, label: str, traceback: str) -> None:
         """Keep the traceback of a shard that failed; it leaves no number."""
         try:
             self.failures.mkdir(exist_ok=True)
         except OSError as error:
             raise StoreError(f"cannot write '{self.failures}': {error.strerror}") from None
-        write_whole(self.failures / f"{key}.txt", traceback.encode())
+        self._place(self.failures / f"{label}.txt", traceback.encode())
 
-    def forgive(self, key: str) -> None:
+    def forgive(self, label: str) -> None:
         """Forget a failure that has been repaired."""
-        (self.failures / f"{key}.txt").unlink(missing_ok=True)
+        (self.failures / f"{label}.txt").unlink(missing_ok=True)
 
     def read(self, key: str) -> dict[str, Any] | None:
         """Return a shard, None if it is not there.
@@ -99,25 +110,20 @@ class Store:
                 if (content := self.read(key)) is not None:
                     yield content
 
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file so that it is there whole or not at all, whatever happens meanwhile.
-
-    Raises:
-        StoreError: If the disk is full or the folder not writable.
-    """
-    name: str | None = None
-    try:
-        with tempfile.NamedTemporaryFile(
-            dir=path.parent, prefix=f"{path.stem}.", suffix=".tmp", delete=False
-        ) as file:
-            name = file.name
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except OSError as error:
-        if name:
-            Path(name).unlink(missing_ok=True)
-        raise StoreError(f"cannot write '{path}': {error.strerror}") from None
+    def _place(self, path: Path, data: bytes) -> None:
+        """Write a file so that it is there whole or not at all, whatever happens meanwhile."""
+        name: str | None = None
+        try:
+            with tempfile.NamedTemporaryFile(
+                dir=self.shards, prefix=f"{path.stem}.", suffix=".tmp", delete=False
+            ) as file:
+                name = file.name
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(name).chmod(0o644)
+            Path(name).replace(path)
+        except OSError as error:
+            if name:
+                Path(name).unlink(missing_ok=True)
+            raise StoreError(f"cannot write '{path}': {error.strerror}") from None

@@ -57,6 +57,7 @@ class Victim(nn.Module):
         self.eval().requires_grad_(requires_grad=False)
         # In a tuple, for a module as attribute would join the state_dict a second time.
         self._last: tuple[nn.Linear, ...] = ()
+        self.fingerprint = ""  # hash of all weights, once it is loaded for a run
 
     def forward(self, images: Tensor) -> Tensor:
         """Classify images, (n, C, H, W) in [0, 1]; returns logits, (n, K)."""

@@ -484,3 +484,24 @@ def test_parquet_without_rows_or_with_too_large_labels(tmp_path):
     empty = {"image": pa.array([], kind), "label": pa.array([], pa.int64())}
     pq.write_table(pa.table(empty), file)
     refused(DataError, lambda: parquet(at(file)), "has no rows")
+
+
+def test_images_with_more_than_8_bits_are_refused(tmp_path):
+    deep = Image.fromarray(np.full((8, 8), 40_000, dtype=np.uint16))
+    (tmp_path / "a").mkdir()
+    for number in range(4):
+        deep.save(tmp_path / "a" / f"{number}.png")
+    data = folder(DataRequest(str(tmp_path), None))
+    with pytest.raises(DataError, match="has no 8-bit values"):
+        data.take(Split.EVAL, 1)
+
+
+def test_a_folder_with_other_content_has_another_fingerprint(tmp_path):
+    (tmp_path / "a").mkdir()
+
+    def fingerprint(value):
+        for number in range(4):
+            Image.new("L", (8, 8), value).save(tmp_path / "a" / f"{number}.bmp")
+        return folder(DataRequest(str(tmp_path), None)).fingerprint
+
+    assert fingerprint(10) == fingerprint(10) != fingerprint(11)

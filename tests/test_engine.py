@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmark.catalogue import DEFENSES
 from benchmark.config import Config
 from benchmark.data import Split
+from benchmark.errors import DataError
 from benchmark.loading import load_dataset, load_victim
 from benchmark.oracle import Oracle
 from benchmark.plan import Surroundings, plan
@@ -198,6 +200,7 @@ def test_everything_that_can_change_a_result_is_in_the_key():
         _cell(protocol=Protocol((10, 100), votes=11)),
         _cell(images=9),
         _cell(seed=1),
+        _cell(device="cuda"),
     ]
     keys = {cell.key for cell in cells} | {Shard(cell, 0, 4).key for cell in cells}
     keys |= {Shard(_cell(), 4, 4).key, Shard(_cell(), 0, 2).key}
@@ -215,4 +218,55 @@ def test_a_key_is_equal_in_another_process_and_next_year():
     done = subprocess.run(command, capture_output=True, check=True, text=True, cwd=here)
     keys = [_cell().key, Shard(_cell(), 0, 4).key]
     assert done.stdout.split() == keys
-    assert keys == ["1a7c261c813480c2", "04611a631e540465"]
+    assert keys == ["dca65b87d85b7eea", "3cc67e7acdb41cd9"]
+
+
+def test_a_coupled_defense_has_the_shard_size_in_its_key_and_no_other_has():
+    def keys(defense):
+        return {defended(defense, shard=size).cell.key for size in (4, 8)}
+
+    assert len(keys("unig[composition=batch]")) == 2
+    assert len(keys("unig")) == 1
+
+
+def test_hits_on_a_coupled_defense_are_verified_even_if_nothing_is_random():
+    shard = defended("unig[variant=step-only,composition=batch]")
+    assert task.run_shard(shard, HERE).costs["verification_queries"] > 0
+    alone = defended("unig[variant=step-only]")
+    assert task.run_shard(alone, HERE).costs["verification_queries"] == 0
+
+
+def test_a_shard_is_not_run_on_other_weights_than_its_key_says():
+    shard = shards()[0]
+    record = {**shard.cell.model.record, "fingerprint": "0" * 16}
+    model = replace(shard.cell.model, record=record)
+    with pytest.raises(DataError, match="changed while the run was going"):
+        task.run_shard(Shard(replace(shard.cell, model=model), 0, 4), HERE)
+
+
+def test_an_edited_plug_in_has_another_key(tmp_path):
+    path = tmp_path / "scaled.py"
+    code = """
+from dataclasses import dataclass
+from benchmark.defense import Defense
+from benchmark.registry import Level, Source, Traits, defense
+
+@defense(source=Source(paper="", url="", year=2026), level=Level.LOGITS, traits=Traits())
+@dataclass(kw_only=True)
+class Scaled(Defense):
+    def on_logits(self, logits, context):
+        return logits * FACTOR
+"""
+    found = set()
+    for factor in ("1", "2"):
+        path.write_text(code.replace("FACTOR", factor))
+        command = (
+            "from pathlib import Path; from benchmark.catalogue import DEFENSES, load_file; "
+            f"load_file(Path({str(path)!r})); print(DEFENSES.choose('scaled').record()['code'])"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", command], capture_output=True, check=True, text=True
+        )
+        found.add(done.stdout.strip())
+    assert len(found) == 2 and "" not in found
+    assert "code" not in DEFENSES.choose("rnd").record()

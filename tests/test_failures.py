@@ -155,3 +155,28 @@ def test_a_damaged_shard_is_reported_and_run_again(bench, kept, tmp_path, damage
     assert len(warnings) == 1
     assert f"warning: shard file '{path}'" in warnings[0]
     assert tables(out) == tables(kept)
+
+
+def test_a_plug_in_that_ends_the_process_is_refused(bench):
+    path = attack("quitter", "pass")
+    Path(path).write_text("import sys; sys.exit(0)")
+    error = refused(bench("run", "--attacks", "square", *SMALL, "--plugin", path))
+    assert "cannot be imported: SystemExit" in error
+
+
+def test_a_check_that_checked_nothing_fails(bench):
+    outcome = bench("check", "folder:nowhere")
+    assert outcome.code == 2 and "skipped" in outcome.out
+    assert "no check could run: folder" in outcome.err
+
+
+def test_there_is_one_bare_victim(bench):
+    Path("bare.py").write_text(
+        "from benchmark.defense import Defense\n"
+        "from benchmark.registry import Level, Source, Traits, defense\n"
+        "@defense(source=Source(paper='', url='', year=2026), level=Level.NOWHERE,\n"
+        "         traits=Traits())\n"
+        "class Bare(Defense):\n    pass\n"
+    )
+    error = refused(bench("list", "defenses", "--plugin", "bare.py"))
+    assert "level 'nowhere' is that of the bare victim" in error

@@ -347,3 +347,50 @@ def test_any_rounds_leave_what_a_plain_count_leaves(rounds, budget, refusals, re
     assert oracle.used.tolist() == used == seen.counts(3)
     assert oracle.first_hit.tolist() == first
     assert oracle.broken_at.tolist() == broken
+
+
+@pytest.mark.parametrize("norm", [Norm.LINF, Norm.L2])
+def test_an_attack_that_edits_the_images_it_was_given_does_not_move_its_ball(norm):
+    problem = toy_problem(norm=norm, eps=0.05)
+    oracle = toy_oracle(problem, constant(problem))
+    problem.images.mul_(0.5)
+    problem.labels.zero_()
+    message = refusal(QueryError, lambda: oracle.ask(Queries(problem.images, problem.rows)))
+    assert "left its threat model for row 0" in message
+
+
+def test_a_hit_after_a_checkpoint_cannot_hide_one_before_it():
+    problem = toy_problem(1, budget=10)
+    margins = [-1.0, 1.0, -2.0, -5.0]  # the deepest hit is the fourth query
+
+    def answer(images, rows):
+        return true_label_logits(problem, rows, margins)
+
+    judged = []
+
+    def judge(images, rows):
+        judged.append(len(rows))
+        return torch.ones(len(rows), dtype=torch.bool)
+
+    oracle = toy_oracle(problem, answer, judge, checkpoints=(2, 10))
+    oracle.ask(Queries(problem.images.repeat(4, 1, 1, 1), torch.zeros(4, dtype=torch.int64)))
+    assert oracle.broken_at.tolist() == [1] == oracle.first_hit.tolist()
+    assert judged == [1]
+
+
+def test_of_the_hits_between_two_checkpoints_the_deepest_is_judged():
+    problem = toy_problem(1, budget=10)
+    margins = [-1.0, 1.0, -2.0, -5.0]
+
+    def answer(images, rows):
+        return true_label_logits(problem, rows, margins)
+
+    verdicts = iter([False, True])  # the hit before the checkpoint is refused
+    oracle = toy_oracle(
+        problem,
+        answer,
+        lambda images, rows: torch.tensor([next(verdicts)] * len(rows)),
+        checkpoints=(2, 10),
+    )
+    oracle.ask(Queries(problem.images.repeat(4, 1, 1, 1), torch.zeros(4, dtype=torch.int64)))
+    assert oracle.broken_at.tolist() == [4] and oracle.first_hit.tolist() == [1]

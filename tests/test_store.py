@@ -168,7 +168,15 @@ def test_temporary_files_are_cleared_only_when_old(tmp_path):
     for path in (old, young):
         path.write_text("half")
     os.utime(old, (0, 0))
-    assert Store(tmp_path).saved() == [] and young.exists() and not old.exists()
+    foreign = tmp_path / "mine" / "thesis.tmp"
+    foreign.parent.mkdir()
+    for path in (foreign, tmp_path / "notes.tmp"):
+        path.write_text("of the user")
+        os.utime(path, (0, 0))
+    assert Store(tmp_path).saved() == [] and old.exists()
+    store.sweep()
+    assert young.exists() and not old.exists()
+    assert foreign.exists() and (tmp_path / "notes.tmp").exists()
 
 
 def test_a_failure_is_kept_until_it_is_repaired(tmp_path):
@@ -304,3 +312,10 @@ def test_tables_of_an_empty_folder_have_headers_only(tmp_path):
     assert len(tables.rebuild(Store(tmp_path))) == 0
     for name, row in itertools.islice(records.TABLES.items(), 2):
         assert (tmp_path / name).read_text().strip() == ",".join(records.names(row))
+
+
+def test_the_radius_is_written_exactly(tmp_path):
+    store = save(tmp_path, [shard(*part, {"eps": 8 / 255}) for part in GROUPINGS[0]])
+    tables.rebuild(store)
+    for name in ("cells.csv", "shards.csv"):
+        assert set(pd.read_csv(tmp_path / name)["eps"]) == {8 / 255}

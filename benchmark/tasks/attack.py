@@ -16,7 +16,7 @@ from benchmark.catalogue import ATTACKS, load_file
 from benchmark.data import Samples, Split
 from benchmark.defended import Defended
 from benchmark.drive import drive
-from benchmark.loading import build_defense, load_dataset, load_victim
+from benchmark.loading import build_defense, load_cell
 from benchmark.oracle import Oracle, Terms
 from benchmark.plan import Surroundings
 from benchmark.protocol import Protocol
@@ -72,8 +72,7 @@ def run_shard(shard: Shard, surroundings: Surroundings) -> ShardResult:
     for plugin in surroundings.plugins:
         load_file(plugin)
     cell, config, device = shard.cell, surroundings.config, torch.device(surroundings.device)
-    dataset = load_dataset(cell.dataset.text, config)
-    victim = load_victim(cell.model.text, cell.dataset.text, config, surroundings.device)
+    dataset, victim = load_cell(cell, config, surroundings.device)
     defense = build_defense(cell.defense.text, victim)
     defense.prepare(victim, dataset)
     samples = dataset.take(Split.EVAL, shard.count, shard.first)
@@ -82,7 +81,7 @@ def run_shard(shard: Shard, surroundings: Surroundings) -> ShardResult:
     desk = [Defended(victim, copy.deepcopy(defense), batch) for _ in range(4)]
     images, labels = samples.images.to(device), samples.labels.to(device)
     streams = _Streams(shard, device)
-    draws = cell.protocol.votes if desk[0].randomised else 1
+    draws = 1 if desk[0].steady else cell.protocol.votes
     right = audit.clean_hits(
         desk[0], images, labels, draws, streams.defense("clean", samples.ids.tolist())
     )
@@ -121,7 +120,7 @@ def _attack(
     facts = choice.entry.facts
     noise = streams.defense("counted", ids)
     judge: audit.Judge | None = None
-    if desk[1].randomised:
+    if not desk[1].steady:
         rng = streams.defense("verify", ids)
         judge = audit.Judge(desk[2], problem.labels, cell.protocol.votes, rng)
     terms = Terms(

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from benchmark.data import Dataset, Split
 from benchmark.defense import Defense, QueryContext
+from benchmark.errors import SpecError
 from benchmark.registry import Level, Source, Traits, defense
 from benchmark.victim import Edit, Victim
 
@@ -53,14 +54,17 @@ class Feature(Defense):
 
     def check(self, victim: Victim) -> None:
         """Refuse stages the victim does not have."""
-        for site in self._named(victim):
+        named = self._named(victim)
+        for site in named:
             victim.stage(site)
+        if len(set(named)) < len(named):
+            raise SpecError(f"stages={self.stages} names a stage twice")
 
     def prepare(self, victim: Victim, data: Dataset) -> None:
         """Measure the spread of every stage on calibration images."""
         if not self.relative:
             return
-        count = min(_SAMPLES, len(data.splits[Split.CALIBRATE]))
+        count = max(1, min(_SAMPLES, len(data.splits[Split.CALIBRATE])))
         images = data.take(Split.CALIBRATE, count).images.to(victim.mean)
         with torch.no_grad(), victim.edited({s: self._measure(s) for s in self._named(victim)}):
             victim(images)
