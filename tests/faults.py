@@ -134,8 +134,20 @@ FAULTS = {
         "benchmark/oracle.py",
         "verified = deepest[self._judge(images[deepest], rows[deepest])]",
         "verified = deepest[self._judge(images[deepest], rows[deepest])]\n"
-        "        self.finished[rows[deepest]] = True",
+        "            self.finished[rows[deepest]] = True",
         (*ORACLE, ENGINE),
+    ),
+    "later-hit-hides-one-before-the-checkpoint": Fault(
+        "benchmark/oracle.py",
+        "stretch = torch.bucketize(number, self._marks)",
+        "stretch = torch.zeros_like(number)",
+        ORACLE,
+    ),
+    "ball-moves-with-the-attack": Fault(
+        "benchmark/oracle.py",
+        "images=problem.images.clone(), labels=problem.labels.clone()",
+        "images=problem.images, labels=problem.labels",
+        ORACLE,
     ),
     "nan-let-through": Fault(
         "benchmark/defended.py",
@@ -216,13 +228,25 @@ FAULTS = {
         'return f"{hash(text) % 2**64:016x}"',
         (ENGINE,),
     ),
+    "key-forgets-the-company": Fault(
+        "benchmark/plan.py",
+        "if defense.traits.coupled:",
+        "if defense.traits.stateful:",
+        (f"{ENGINE}::test_a_coupled_defense_has_the_shard_size_in_its_key_and_no_other_has",),
+    ),
+    "key-forgets-the-code-of-others": Fault(
+        "benchmark/catalogue.py",
+        "return record if self.entry.builtin else",
+        "return record if self.entry else",
+        (f"{ENGINE}::test_an_edited_plug_in_has_another_key",),
+    ),
     "half-written-file": Fault(
         "benchmark/store.py",
-        "            file.write(data)\n            file.flush()\n"
-        "            os.fsync(file.fileno())\n"
-        "        Path(name).chmod(0o644)\n        Path(name).replace(path)\n",
-        "            path.write_bytes(data[:9])\n            os.fsync(file.fileno())\n"
-        "            path.write_bytes(data)\n        Path(name).unlink()\n",
+        "                file.write(data)\n                file.flush()\n"
+        "                os.fsync(file.fileno())\n"
+        "            Path(name).chmod(0o644)\n            Path(name).replace(path)\n",
+        "                path.write_bytes(data[:9])\n                os.fsync(file.fileno())\n"
+        "                path.write_bytes(data)\n            Path(name).unlink()\n",
         STORE,
     ),
     "name-taken-twice": Fault(

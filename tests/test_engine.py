@@ -262,7 +262,7 @@ class Scaled(Defense):
         path.write_text(code.replace("FACTOR", factor))
         command = (
             "from pathlib import Path; from benchmark.catalogue import DEFENSES, load_file; "
-            f"load_file(Path({str(path)!r})); print(DEFENSES.choose('scaled').record()['code'])"
+            f"load_file(Path({str(path)!r})); print(DEFENSES.choose('scaled').record().get('code'))"
         )
         done = subprocess.run(
             [sys.executable, "-c", command], capture_output=True, check=True, text=True
