@@ -8,7 +8,8 @@ from torch.nn import functional
 
 from benchmark.types import Norm
 
-TOLERANCE = 1e-6  # rounding allowed outside a ball, relative to max(eps, 1)
+# Rounding allowed outside a ball, relative to max(eps, 1): an l2 norm sums many roundings.
+_TOLERANCE = {Norm.LINF: 1e-6, Norm.L2: 1e-5}
 
 
 def column(values: Tensor, like: Tensor) -> Tensor:
@@ -22,6 +23,11 @@ def distance(images: Tensor, centres: Tensor, norm: Norm) -> Tensor:
     if norm is Norm.LINF:
         return delta.abs().amax(1)
     return length(delta)
+
+
+def allowed(eps: float, norm: Norm) -> float:
+    """Radius of a ball with the rounding that is allowed."""
+    return eps + _TOLERANCE[norm] * max(eps, 1.0)
 
 
 def length(delta: Tensor) -> Tensor:

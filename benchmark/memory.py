@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from benchmark.geometry import TOLERANCE, column, distance
+from benchmark.geometry import allowed, column, distance
 from benchmark.rows import occurrence
 from benchmark.types import Problem
 
@@ -54,14 +54,13 @@ class BestImages:
         place = self._marks.index(mark)
         return torch.where(column(self._passed[place], self.images), self._kept[place], self.images)
 
-    def _update(self, images: Tensor, rows: Tensor, margins: Tensor, allowed: Tensor) -> None:
+    def _update(self, images: Tensor, rows: Tensor, margins: Tensor, counting: Tensor) -> None:
         threat = self._problem.threat
-        better = (allowed & (margins < self._margins[rows])).nonzero()[:, 0]
+        better = (counting & (margins < self._margins[rows])).nonzero()[:, 0]
         if not len(better):
             return
         shown, centres = images[better], self._problem.images[rows[better]]
-        limit = threat.eps + TOLERANCE * max(threat.eps, 1.0)
-        inside = distance(shown, centres, threat.norm) <= limit
+        inside = distance(shown, centres, threat.norm) <= allowed(threat.eps, threat.norm)
         inside &= (shown.flatten(1).amin(1) >= 0) & (shown.flatten(1).amax(1) <= 1)
         better = better[inside]
         better = better[margins[better].argsort(stable=True)]

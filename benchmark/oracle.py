@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from benchmark.errors import QueryError
-from benchmark.geometry import TOLERANCE, corners, distance, margin
+from benchmark.geometry import allowed, corners, distance, margin
 from benchmark.memory import BestImages
 from benchmark.protocol import Scores
 from benchmark.rows import occurrence
@@ -70,7 +70,7 @@ class Oracle:
         self.finished = torch.zeros_like(counts, dtype=torch.bool)
         self.reach = images.new_full((len(images),), torch.nan)
         self.memory = None if judge is None else BestImages(problem, terms.checkpoints)
-        low, high = corners(images, threat.eps + TOLERANCE * max(threat.eps, 1.0))
+        low, high = corners(images, allowed(threat.eps, threat.norm))
         self._lock = _Gathered(low, high, problem.labels)
         self._marks = torch.tensor(tuple(terms.checkpoints), device=images.device)
 
@@ -150,8 +150,8 @@ class Oracle:
     def beyond(self, images: Tensor, rows: Tensor) -> Tensor:
         """How far images lie outside the ball, (n,); at most 0 inside."""
         threat = self.problem.threat
-        allowed = threat.eps + TOLERANCE * max(threat.eps, 1.0)
-        return distance(images, self.problem.images[rows], threat.norm) - allowed
+        away = distance(images, self.problem.images[rows], threat.norm)
+        return away - allowed(threat.eps, threat.norm)
 
     def _check_form(self, queries: Queries) -> None:
         images, rows = queries
