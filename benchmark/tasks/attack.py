@@ -6,7 +6,7 @@ import copy
 import math
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -40,6 +40,15 @@ class ShardResult:
     images: dict[str, list[Any]]
     costs: dict[str, int]
     seconds: float
+
+
+class _Desk(NamedTuple):
+    """The defended victim, once for each purpose: looking must not touch what the attack meets."""
+
+    clean: Defended
+    counted: Defended
+    verify: Defended
+    expected: Defended
 
 
 class _Streams:
@@ -77,13 +86,12 @@ def run_shard(shard: Shard, surroundings: Surroundings) -> ShardResult:
     defense.prepare(victim, dataset)
     samples = dataset.take(Split.EVAL, shard.count, shard.first)
     batch = surroundings.batch or usual_batch(device, samples.images[0].numel())
-    # Uncounted looks have a defense of their own: they must not touch what the attack meets.
-    desk = [Defended(victim, copy.deepcopy(defense), batch) for _ in range(4)]
+    desk = _Desk(*(Defended(victim, copy.deepcopy(defense), batch) for _ in _Desk._fields))
     images, labels = samples.images.to(device), samples.labels.to(device)
     streams = _Streams(shard, device)
-    draws = 1 if desk[0].steady else cell.protocol.votes
+    draws = 1 if desk.clean.steady else cell.protocol.votes
     right = audit.clean_hits(
-        desk[0], images, labels, draws, streams.defense("clean", samples.ids.tolist())
+        desk.clean, images, labels, draws, streams.defense("clean", samples.ids.tolist())
     )
     attacked = 2 * right > draws
     problem = Problem(
@@ -91,11 +99,11 @@ def run_shard(shard: Shard, surroundings: Surroundings) -> ShardResult:
     )
     ids = [int(i) for i, chosen in zip(samples.ids, attacked.tolist(), strict=True) if chosen]
     oracle, judge = _attack(shard, problem, ids, streams, desk)
-    expected = _expected(oracle, cell.protocol, desk[3], streams, ids)
+    expected = _expected(oracle, cell.protocol, desk.expected, streams, ids)
     costs = {
         "counted_queries": int(oracle.used.sum()),
         "verification_queries": judge.forwards if judge else 0,
-        "audit_queries": desk[0].forwards + desk[3].forwards,
+        "audit_queries": desk.clean.forwards + desk.expected.forwards,
         "batch": batch,
     }
     columns = _columns(samples, (right, draws), attacked, oracle, expected)
@@ -113,16 +121,16 @@ def usual_batch(device: torch.device, pixels: int) -> int:
 
 
 def _attack(
-    shard: Shard, problem: Problem, ids: list[int], streams: _Streams, desk: list[Defended]
+    shard: Shard, problem: Problem, ids: list[int], streams: _Streams, desk: _Desk
 ) -> tuple[Oracle, audit.Judge | None]:
     cell = shard.cell
     choice = ATTACKS.choose(cell.attack.text)
     facts = choice.entry.facts
     noise = streams.defense("counted", ids)
     judge: audit.Judge | None = None
-    if not desk[1].steady:
+    if not desk.counted.steady:
         rng = streams.defense("verify", ids)
-        judge = audit.Judge(desk[2], problem.labels, cell.protocol.votes, rng)
+        judge = audit.Judge(desk.verify, problem.labels, cell.protocol.votes, rng)
     terms = Terms(
         choice.entry.name,
         facts.access,
@@ -132,7 +140,7 @@ def _attack(
     )
 
     def answer(images: Tensor, rows: Tensor) -> Tensor:
-        return desk[1].answer(images, rows, noise)
+        return desk.counted.answer(images, rows, noise)
 
     oracle = Oracle(problem, answer, judge, terms)
     if ids:
