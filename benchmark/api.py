@@ -82,6 +82,11 @@ def run(
     return execute_request(wanted, where, Path(out), jobs, Console(file=sys.stderr))
 
 
+def _warn(lines: Sequence[str], console: Console) -> None:
+    for line in lines:
+        console.print(f"warning: {line}", markup=False, highlight=False, soft_wrap=True)
+
+
 def execute_request(
     request: Request, surroundings: Surroundings, out: Path, jobs: int | None, console: Console
 ) -> pd.DataFrame:
@@ -90,8 +95,7 @@ def execute_request(
     store = Store(out)
     store.sweep()
     todo, damage = missing(shards, store)
-    for line in damage:
-        console.print(f"warning: {line}", markup=False, highlight=False, soft_wrap=True)
+    _warn(damage, console)
     if len(todo) < len(shards):
         console.print(f"{len(shards) - len(todo)} of {len(shards)} shards are done already")
     try:
@@ -99,6 +103,7 @@ def execute_request(
             failed = execute(todo, surroundings, store, jobs, progress)
     finally:
         cells = rebuild(store)
+    _warn([f"{line}; it is missing in the tables" for line in store.damaged], console)
     if failed:
         raise ShardsFailedError(failed, out)
     wanted = list(dict.fromkeys(shard.cell.key for shard in shards))

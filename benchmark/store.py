@@ -23,6 +23,9 @@ class Store:
     Args:
         folder: Where shards, failures and tables lie; made if missing.
 
+    Attributes:
+        damaged: What was wrong with files that the last look at all shards passed over.
+
     Raises:
         StoreError: If the folder cannot be written.
     """
@@ -31,6 +34,7 @@ class Store:
         self.folder = folder
         self.shards = folder / "shards"
         self.failures = folder / "failures"
+        self.damaged: list[str] = []
         try:
             self.shards.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.shards):
@@ -104,11 +108,16 @@ class Store:
         return sorted(path.stem for path in self.shards.glob("*.json"))
 
     def intact(self) -> Iterator[dict[str, Any]]:
-        """Iterate over the shards that can be read, by key; damaged files are passed over."""
+        """Iterate over the shards that can be read, by key; `damaged` tells of the others."""
+        self.damaged.clear()
         for key in self.saved():
-            with contextlib.suppress(StoreError):
-                if (content := self.read(key)) is not None:
-                    yield content
+            try:
+                content = self.read(key)
+            except StoreError as error:
+                self.damaged.append(str(error))
+                continue
+            if content is not None:
+                yield content
 
     def _place(self, path: Path, data: bytes) -> None:
         """Write a file so that it is there whole or not at all, whatever happens meanwhile."""

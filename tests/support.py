@@ -10,10 +10,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from benchmark.config import Config
 from benchmark.data import Dataset, Split
 from benchmark.defense import Defense
 from benchmark.errors import BenchError
 from benchmark.facts import Traits
+from benchmark.loading import load_dataset, load_victim
 from benchmark.oracle import AnswerFn, JudgeFn, Oracle, Terms
 from benchmark.rng import RowRng
 from benchmark.types import Norm, Probes, Problem, Threat
@@ -181,3 +183,18 @@ def refusal(kind: type[BenchError], act: Callable[[], object]) -> str:
     assert message.strip()
     assert len(message.splitlines()) == 1
     return message
+
+
+def digits(budget: int, count: int = 60) -> tuple[Problem, AnswerFn]:
+    """Pose the digits of `count` that the shipped victim gets right, at linf 0.1."""
+    data = load_dataset("mnist", Config())
+    victim = load_victim("mnist-cnn", "mnist", Config(), "cpu")
+    samples = data.take(Split.EVAL, count)
+
+    @torch.no_grad()
+    def answer(images: Tensor, _rows: Tensor) -> Tensor:
+        return victim(images)
+
+    right = answer(samples.images, samples.labels).argmax(1) == samples.labels
+    threat = Threat(Norm.LINF, 0.1, budget)
+    return Problem(samples.images[right], samples.labels[right], threat, 10), answer

@@ -157,6 +157,17 @@ def test_a_damaged_shard_is_reported_and_run_again(bench, kept, tmp_path, damage
     assert tables(out) == tables(kept)
 
 
+def test_a_damaged_shard_of_another_request_is_missed_aloud(bench, kept, tmp_path):
+    out = shutil.copytree(kept, tmp_path / "out")
+    (path,) = (p for p in (out / "shards").iterdir() if '"first": 0' in p.read_text())
+    path.write_text("{}")
+    outcome = bench("run", "--attacks", "square", *SMALL, "--seed", "5", "--out", out)
+    assert outcome.code == 0
+    (warning,) = (line for line in outcome.err.splitlines() if line.startswith("warning: "))
+    assert str(path) in warning and warning.endswith("it is missing in the tables")
+    assert pd.read_csv(out / "cells.csv")["seed"].tolist() == [5]
+
+
 def test_a_plug_in_that_ends_the_process_is_refused(bench):
     path = attack("quitter", "pass")
     Path(path).write_text("import sys; sys.exit(0)")

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support import Recorder, constant, linear, toy_oracle, toy_problem, turning
+from support import Recorder, constant, digits, linear, toy_oracle, toy_problem, turning
 
-from benchmark.config import Config
-from benchmark.data import Split
 from benchmark.drive import drive
 from benchmark.geometry import distance
-from benchmark.loading import load_dataset, load_victim
 from benchmark.rng import RowRng, seed_from
 from benchmark.types import Norm, Probes, Problem, Threat
 from registry.attacks.nes import nes
@@ -136,18 +133,7 @@ def test_the_estimate_turns_towards_the_gradient_as_the_formula_says(loss):
 
 
 def test_it_breaks_digits_of_a_real_victim():
-    data = load_dataset("mnist", Config())
-    victim = load_victim("mnist-cnn", "mnist", Config(), "cpu")
-    samples = data.take(Split.EVAL, 60)
-    with torch.no_grad():
-        right = victim(samples.images).argmax(1) == samples.labels
-    threat = Threat(Norm.LINF, 0.1, 600)
-    problem = Problem(samples.images[right], samples.labels[right], threat, 10)
-
-    @torch.no_grad()
-    def answer(shown, _rows):
-        return victim(shown)
-
+    problem, answer = digits(budget=600)
     oracle = attack(problem, answer)
     by_300 = (oracle.broken_at > 0) & (oracle.broken_at <= 300)
     # 42 % of 200 images fall within 300 queries; 60 images leave 6.5 points of standard error.

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support import Recorder, constant, linear, toy_oracle, toy_problem, turning
+from support import Recorder, constant, digits, linear, toy_oracle, toy_problem, turning
 
-from benchmark.config import Config
-from benchmark.data import Split
 from benchmark.drive import drive
 from benchmark.geometry import corners
-from benchmark.loading import load_dataset, load_victim
 from benchmark.rng import RowRng, seed_from
-from benchmark.types import Norm, Problem, Threat
 from registry.attacks.square import _sides, square
 
 
@@ -151,18 +147,7 @@ def test_a_linear_loss_falls_towards_its_bound_with_the_budget():
 
 
 def test_it_breaks_most_digits_of_a_real_victim():
-    data = load_dataset("mnist", Config())
-    victim = load_victim("mnist-cnn", "mnist", Config(), "cpu")
-    samples = data.take(Split.EVAL, 60)
-    with torch.no_grad():
-        right = victim(samples.images).argmax(1) == samples.labels
-    images, labels = samples.images[right], samples.labels[right]
-    problem = Problem(images, labels, Threat(Norm.LINF, 0.1, 300), 10)
-
-    @torch.no_grad()
-    def answer(shown, _rows):
-        return victim(shown)
-
+    problem, answer = digits(budget=300)
     broken = attack(problem, answer).broken_at > 0
     # 82 % of 200 images fall at this budget; 60 images leave 5 points of standard error.
     assert 0.67 < float(broken.float().mean()) < 0.97
