@@ -14,6 +14,7 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from benchmark.display import Progress
 from benchmark.errors import BenchError, StoreError
+from benchmark.machine import settle
 from benchmark.outcome import content
 from benchmark.plan import Surroundings
 from benchmark.spec import Shard
@@ -97,7 +98,7 @@ def execute(
 
 
 def _run(shard: Shard, surroundings: Surroundings, store: Store) -> Report:
-    _settle()
+    settle()
     started = datetime.datetime.now(datetime.UTC)
     try:
         result = run_shard(shard, surroundings)
@@ -110,14 +111,6 @@ def _run(shard: Shard, surroundings: Surroundings, store: Store) -> Report:
     store.write(shard.key, content(result, surroundings.device, started))
     store.forgive(shard.label)
     return Report(shard, sum(n for k, n in result.costs.items() if k.endswith("_queries")))
-
-
-def _settle() -> None:
-    """Make arithmetic the same whoever runs the shard."""
-    torch.set_num_threads(1)  # results cannot depend on how many jobs share the machine
-    torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.deterministic = True
 
 
 @contextmanager

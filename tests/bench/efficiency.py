@@ -25,6 +25,7 @@ from benchmark.defended import Defended
 from benchmark.defense import Defense
 from benchmark.drive import drive
 from benchmark.loading import load_dataset, load_victim
+from benchmark.machine import settle
 from benchmark.oracle import Oracle, Terms
 from benchmark.rng import RowRng, seed_from
 from benchmark.tasks.attack import usual_batch
@@ -79,7 +80,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--queries", type=int, default=500)
     given = parser.parse_args()
-    torch.set_num_threads(1)
+    settle()
     data_name = next(e.name for e in DATASETS if e.facts.model == given.model)
     eps = DATASETS.get(data_name).facts.eps[Norm.LINF]
     config = load_config()
