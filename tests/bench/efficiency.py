@@ -3,16 +3,17 @@
     python tests/bench/efficiency.py                  # the embedded digits' victim
     python tests/bench/efficiency.py --model resnet20 # needs QUERYBENCH_DATA and QUERYBENCH_WEIGHTS
 
-Bare and attacked rates are measured in turn in one process with one thread, so that a machine
-whose speed drifts changes both; the median of the ratios is what counts.
+The attack is stopped every half second to time the bare victim for a fifth, at one of its three
+best batch sizes in turn, in one process with one thread: a machine whose speed drifts changes all
+rates alike. The best of the three is what the attack is compared with.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import statistics
 import time
-from collections.abc import Callable
 
 import torch
 from tabulate import tabulate
@@ -33,35 +34,63 @@ from benchmark.types import Norm, Probes, Problem, Threat
 from benchmark.victim import Victim
 
 SIZES = (4, 8, 16, 32, 64, 128)
+ATTACK_SECONDS, BARE_SECONDS = 0.5, 0.2
 
 
-def rate(work: Callable[[], int], seconds: float) -> float:
-    """Images per second of repeated work."""
-    done, start = 0, time.perf_counter()
-    while (spent := time.perf_counter() - start) < seconds:
-        done += work()
-    return done / spent
+class Bare:
+    """Times the bare victim on whole passes over the images."""
+
+    def __init__(self, victim: Victim, images: Tensor) -> None:
+        self._victim, self._images = victim, images
+        self.best = sorted(SIZES, key=lambda size: -self.rate(size, 1.0))[:3]
+
+    @torch.no_grad()
+    def spend(self, batch: int, seconds: float) -> tuple[int, float]:
+        """Images and seconds of at least that long."""
+        done, start = 0, time.perf_counter()
+        while (spent := time.perf_counter() - start) < seconds:
+            for part in self._images.split(batch):
+                self._victim(part)
+            done += len(self._images)
+        return done, spent
+
+    def rate(self, batch: int, seconds: float) -> float:
+        """Images per second."""
+        done, spent = self.spend(batch, seconds)
+        return done / spent
 
 
-def bare(
-    victim: Victim, images: Tensor, sizes: tuple[int, ...], seconds: float
-) -> dict[int, float]:
-    """Images per second of the bare victim at several batch sizes."""
+class Paused:
+    """Answers an attack's queries, and times the bare victim in between."""
 
-    def forward(batch: int) -> Callable[[], int]:
-        @torch.no_grad()
-        def work() -> int:
-            for part in images.split(batch):
-                victim(part)
-            return len(images)
+    def __init__(self, defended: Defended, bare: Bare, rows: int) -> None:
+        self._defended, self._bare, self._rng = defended, bare, RowRng([0] * rows)
+        self._spent = {size: [0, 0.0] for size in bare.best}
+        self._turns = itertools.cycle(bare.best)
+        self._last = time.perf_counter()
 
-        return work
+    @property
+    def seconds(self) -> float:
+        """Length of all pauses."""
+        return sum(seconds for _, seconds in self._spent.values())
 
-    return {batch: rate(forward(batch), seconds) for batch in sizes}
+    @property
+    def rate(self) -> float:
+        """Bare images per second at the best batch size."""
+        return max(images / seconds for images, seconds in self._spent.values())
+
+    def __call__(self, shown: Tensor, rows: Tensor) -> Tensor:
+        """Answer; every half second, pause."""
+        if time.perf_counter() - self._last > ATTACK_SECONDS:
+            size = next(self._turns)
+            for place, value in enumerate(self._bare.spend(size, BARE_SECONDS)):
+                self._spent[size][place] += value
+            self._last = time.perf_counter()
+        return self._defended.answer(shown, rows, self._rng)
 
 
-def attacked(name: str, problem: Problem, answer: Callable[[Tensor, Tensor], Tensor]) -> float:
-    """Counted queries per second of one attack on one shard."""
+def attacked(name: str, problem: Problem, answer: Paused) -> tuple[float, float]:
+    """Counted queries per second of one attack on one shard, and the bare rate meanwhile."""
     choice = ATTACKS.choose(name)
     facts = choice.entry.facts
     region = problem.probes if facts.probes else Probes.BALL
@@ -69,7 +98,8 @@ def attacked(name: str, problem: Problem, answer: Callable[[Tensor, Tensor], Ten
     start = time.perf_counter()
     rng = RowRng([seed_from("bench", name, row) for row in range(len(problem.images))])
     drive(choice.entry.build(problem, rng, **choice.values), oracle)
-    return int(oracle.used.sum()) / (time.perf_counter() - start)
+    spent = time.perf_counter() - start - answer.seconds
+    return int(oracle.used.sum()) / spent, answer.rate
 
 
 def main() -> None:
@@ -92,11 +122,7 @@ def main() -> None:
     images, labels = samples.images[right], samples.labels[right]
     batch = usual_batch(torch.device("cpu"), images[0].numel())
     defended = Defended(victim, Defense(), batch)
-    rng = RowRng([0] * len(images))
-
-    def answer(shown: Tensor, rows: Tensor) -> Tensor:
-        return defended.answer(shown, rows, rng)
-
+    bare = Bare(victim, images)
     cases = {"never broken, 64 images": (64, 1e-6), "real run, 100 images": (100, eps)}
     ratios: dict[tuple[str, str], list[tuple[float, float]]] = {}
     for _ in range(given.repeats):
@@ -104,10 +130,8 @@ def main() -> None:
             for case, (count, radius) in cases.items():
                 threat = Threat(Norm.LINF, radius, given.queries)
                 problem = Problem(images[:count], labels[:count], threat, data.num_classes)
-                before = max(bare(victim, images, SIZES, 0.5).values())
-                queries = attacked(name, problem, answer)
-                after = max(bare(victim, images, SIZES, 0.5).values())
-                ratios.setdefault((name, case), []).append((queries, (before + after) / 2))
+                answer = Paused(defended, bare, count)
+                ratios.setdefault((name, case), []).append(attacked(name, problem, answer))
     rows = []
     for (name, case), pairs in ratios.items():
         shares = [queries / forward for queries, forward in pairs]
@@ -124,8 +148,9 @@ def main() -> None:
         )
     headers = ["attack", "case", "queries/s", "bare images/s", "efficiency", "min", "max"]
     print(tabulate(rows, headers, floatfmt=("", "", ".0f", ".0f", ".3f", ".3f", ".3f")))
-    speeds = bare(victim, images, SIZES, 1.0)
+    speeds = {size: bare.rate(size, 1.0) for size in SIZES}
     print("bare images/s by batch: " + ", ".join(f"{b}: {v:.0f}" for b, v in speeds.items()))
+    print(f"batches of the bare victim: {bare.best}")
     print(f"batch of the harness: {batch}")
 
 
