@@ -23,7 +23,7 @@ from benchmark.plan import Surroundings, plan
 from benchmark.request import Request, make_request
 from benchmark.scheduler import Report, execute, missing
 from benchmark.store import Store
-from benchmark.tables import rebuild
+from benchmark.tables import cell_table, rebuild
 
 RESULTS = Path("results/local")
 
@@ -91,7 +91,10 @@ def execute_request(
     request: Request, surroundings: Surroundings, out: Path, jobs: int | None, console: Console
 ) -> pd.DataFrame:
     """Run a checked request; see `run`."""
-    shards = plan(request, surroundings)
+    planned = plan(request, surroundings)
+    shards = planned.shards
+    for line in planned.left_out:
+        console.print(f"left out: {line}", markup=False, highlight=False, soft_wrap=True)
     store = Store(out)
     store.sweep()
     todo, damage = missing(shards, store)
@@ -102,11 +105,15 @@ def execute_request(
         with Progress(sum(shard.count for shard in todo), console) as progress:
             failed = execute(todo, surroundings, store, jobs, progress)
     finally:
-        cells = rebuild(store)
+        rebuild(store)
     _warn([f"{line}; it is missing in the tables" for line in store.damaged], console)
     if failed:
         raise ShardsFailedError(failed, out)
-    wanted = list(dict.fromkeys(shard.cell.key for shard in shards))
-    mine = cells[cells["cell"].isin(wanted)]
-    order = mine["cell"].map({key: place for place, key in enumerate(wanted)})
-    return mine.assign(_place=order).sort_values(["_place", "budget"]).drop(columns="_place")
+    wanted = {key: place for place, key in enumerate(dict.fromkeys(s.cell.key for s in shards))}
+    # From these cells alone: the worst case is over the attacks that were asked for.
+    mine = cell_table(shard for shard in store.intact() if shard["cell"]["cell"] in wanted)
+    order = mine["cell"].map(wanted).fillna(len(wanted))
+    defenses = {name: place for place, name in enumerate(s.cell.defense.name for s in shards)}
+    mine = mine.assign(_defense=mine["defense"].map(defenses), _place=order)
+    mine = mine.sort_values(["_defense", "_place", "budget"], ignore_index=True)
+    return mine.drop(columns=["_defense", "_place"])

@@ -10,6 +10,7 @@ from torch import Tensor
 from benchmark.defended import Defended
 from benchmark.memory import BestImages
 from benchmark.rng import RowRng
+from benchmark.types import Problem
 
 
 def clean_hits(
@@ -33,13 +34,13 @@ class Judge:
         forwards: Images shown for verification so far.
     """
 
-    def __init__(self, defended: Defended, labels: Tensor, votes: int, rng: RowRng) -> None:
-        self._defended, self._labels, self._rng = defended, labels, rng
+    def __init__(self, defended: Defended, problem: Problem, votes: int, rng: RowRng) -> None:
+        self._defended, self._problem, self._rng = defended, problem, rng
         self._votes, self._majority = votes, votes // 2 + 1
         self.forwards = 0
 
     def __call__(self, images: Tensor, rows: Tensor) -> Tensor:
-        """Tell which images, (n, C, H, W), a majority of answers gets wrong, (n,) bool."""
+        """Tell which images, (n, C, H, W), by a majority of answers are adversarial, (n,) bool."""
         # No vote is settled before a majority was asked, so these go together.
         wrong = self._ask(images, rows, self._majority)
         for asked in range(self._majority, self._votes):
@@ -53,28 +54,29 @@ class Judge:
         self.forwards += len(images) * times
         repeated = rows.repeat_interleave(times)
         logits = self._defended.answer(images.repeat_interleave(times, dim=0), repeated, self._rng)
-        wrong = logits.argmax(1) != self._labels[repeated]
+        wrong = self._problem.adversarial(logits.argmax(1), repeated)
         return wrong.view(-1, times).sum(1)
 
 
 def expected_broken(
     defended: Defended,
     memory: BestImages,
-    labels: Tensor,
+    problem: Problem,
     marks: Sequence[int],
     draws: int,
     rng: RowRng,
 ) -> Tensor:
-    """Tell whether the mean answer on the best image is wrong at each checkpoint (S3).
+    """Tell whether the mean answer on the best image is adversarial at each checkpoint (S3).
 
     Returns:
         (B, len(marks)) bool.
     """
-    result = torch.zeros((len(labels), len(marks)), dtype=torch.bool, device=labels.device)
+    rows = problem.rows
+    result = torch.zeros((len(rows), len(marks)), dtype=torch.bool, device=rows.device)
     before: Tensor | None = None
     for place, mark in enumerate(marks):
         images = memory.at(mark)
-        changed = torch.ones_like(labels, dtype=torch.bool)
+        changed = torch.ones_like(rows, dtype=torch.bool)
         if before is not None:
             changed = (images != before).flatten(1).any(1)
             result[:, place] = result[:, place - 1]
@@ -82,6 +84,6 @@ def expected_broken(
         total = images.new_zeros((len(index), defended.victim.num_classes))
         for _ in range(draws):
             total += defended.answer(images[index], index, rng).softmax(1)
-        result[index, place] = total.argmax(1) != labels[index]
+        result[index, place] = problem.adversarial(total.argmax(1), index)
         before = images
     return result

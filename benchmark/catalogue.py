@@ -18,6 +18,7 @@ from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 
 from benchmark import params
+from benchmark.eot import PARAMETERS
 from benchmark.errors import RegistryError, SpecError, suggestion
 from benchmark.facts import AttackFacts, DatasetFacts, DefenseFacts, ModelFacts
 from benchmark.ref import Ref, display
@@ -58,6 +59,22 @@ class Entry(Generic[F]):
         file = sys.modules[self.module].__file__
         return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16] if file else ""
 
+    def settings(self, preset: str = "") -> dict[str, Any]:
+        """Every parameter under a preset, by default our own settings.
+
+        Raises:
+            RegistryError: If there is no such preset.
+        """
+        if not preset:
+            return params.defaults(self.parameters)
+        presets = getattr(self.facts, "presets", {})
+        if preset not in presets:
+            raise RegistryError(
+                f"{self.kind} '{self.name}' has no preset '{preset}'. {suggestion(preset, presets)}"
+            )
+        who = f"preset '{self.name}@{preset}'"
+        return params.resolve(self.parameters, presets[preset].values, who)
+
     @property
     def summary(self) -> str:
         """First line of the docstring."""
@@ -72,16 +89,19 @@ class Choice(Generic[F]):
         entry: The entry.
         argument: What follows the colon, or empty.
         values: Every parameter in force.
+        preset: Name of the preset whose settings were the defaults, or empty.
     """
 
     entry: Entry[F]
     argument: str
     values: dict[str, Any]
+    preset: str = ""
 
     def __str__(self) -> str:
         """Write the choice as tables show it: parameters that differ from the default."""
-        usual = params.defaults(self.entry.parameters)
-        return display(self.entry.name, self.shown_argument, self.values, usual)
+        usual = self.entry.settings(self.preset)
+        name = f"{self.entry.name}@{self.preset}" if self.preset else self.entry.name
+        return display(name, self.shown_argument, self.values, usual)
 
     @property
     def shown_argument(self) -> str:
@@ -90,12 +110,14 @@ class Choice(Generic[F]):
 
     def record(self) -> dict[str, Any]:
         """Return what identifies the choice in a stored result."""
-        record = {
+        record: dict[str, Any] = {
             "name": self.entry.name,
             "argument": self.shown_argument,
             "version": self.entry.facts.version,
             "parameters": to_jsonable_python(self.values),
         }
+        if self.preset:
+            record["preset"] = self.preset
         # Code of others carries no version that we could trust: its file is in the key.
         return record if self.entry.builtin else {**record, "code": self.entry.code}
 
@@ -117,6 +139,7 @@ class Catalogue(Generic[F]):
 
         Raises:
             RegistryError: If the name is taken.
+            SpecError: If a preset has a parameter or value that is not allowed.
         """
         name, module = name.replace("_", "-"), build.__module__
         if name in self._entries:
@@ -125,7 +148,11 @@ class Catalogue(Generic[F]):
                 f"{self.kind} '{name}' of module '{module}' is already registered by '{first}'. "
                 "Rename one of them."
             )
-        self._entries[name] = Entry(self.kind, name, build, facts, params.schema(build), module)
+        schema = params.schema(build, PARAMETERS if isinstance(facts, AttackFacts) else None)
+        entry = Entry(self.kind, name, build, facts, schema, module)
+        for preset in getattr(facts, "presets", {}):
+            entry.settings(preset)
+        self._entries[name] = entry
 
     def remove(self, name: str) -> None:
         """Forget an entry (for tests and interactive work)."""
@@ -144,10 +171,10 @@ class Catalogue(Generic[F]):
         return self._entries[name]
 
     def choose(self, text: str) -> Choice[F]:
-        """Resolve what a user wrote, such as `square[p=0.3]`.
+        """Resolve what a user wrote, such as `square[p=0.3]` or `nes@unig`.
 
         Raises:
-            RegistryError: If the name is unknown.
+            RegistryError: If the name or the preset is unknown.
             SpecError: If the form, the argument, a parameter or a value is wrong.
         """
         ref = Ref.parse(text)
@@ -156,8 +183,9 @@ class Catalogue(Generic[F]):
         if bool(needed) != bool(ref.argument):
             form = f"{entry.name}:{needed}" if needed else entry.name
             raise SpecError(f"{self.kind} '{text}' should be written {form}")
-        values = params.resolve(entry.parameters, ref.parameters, f"{self.kind} '{entry.name}'")
-        return Choice(entry, ref.argument, values)
+        given = {**(entry.settings(ref.preset) if ref.preset else {}), **ref.parameters}
+        values = params.resolve(entry.parameters, given, f"{self.kind} '{entry.name}'")
+        return Choice(entry, ref.argument, values, ref.preset)
 
 
 ATTACKS: Catalogue[AttackFacts] = Catalogue("attack")

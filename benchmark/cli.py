@@ -64,9 +64,14 @@ def run(
     budgets: Annotated[str | None, typer.Option(help="Checkpoints, for example 50,100.")] = None,
     norm: Annotated[str | None, typer.Option(help="linf or l2. [default: linf]")] = None,
     eps: Annotated[str | None, typer.Option(help="Radius, for example 8/255.")] = None,
+    targeted: Annotated[
+        bool | None, typer.Option("--targeted", help="Aim at one label, drawn for each image.")
+    ] = None,
+    eot: Annotated[str | None, typer.Option(help="Queries a question, for example 1,5,10.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of every stream. [default: 0]")] = None,
     scores: Annotated[
-        str | None, typer.Option(help="log-probabilities (default) or logits.")
+        str | None,
+        typer.Option(help="log-probabilities (default), logits, top-5, rounded-3, label, ..."),
     ] = None,
     probes: Annotated[
         str | None, typer.Option(help="Where estimators may ask: box (default), ball, free.")
@@ -98,6 +103,8 @@ def run(
         budgets=budgets,
         norm=norm,
         eps=eps,
+        targeted=targeted,
+        eot=eot,
         seed=seed,
         scores=scores,
         probes=probes,
@@ -111,7 +118,7 @@ def run(
     first = cells.iloc[0]
     typer.echo(
         f"{first['model']} on {first['dataset']}, {first['norm']} eps {first['eps']:.4g}, "
-        f"{first['images']} images; accuracy in %, robust = verified (S2)\n"
+        f"{first['aim']}, {first['images']} images; accuracy in %, robust = verified (S2)\n"
     )
     typer.echo(summary(cells))
     typer.echo(f"\nTables: {out / 'cells.csv'}, shards.csv, images.parquet")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from benchmark.types import Access, Goal, Norm
+from benchmark.types import Access, Aim, Goal, Norm, Probes
 
 
 @dataclass(frozen=True)
@@ -39,16 +40,38 @@ class Level(StrEnum):
 
 
 @dataclass(frozen=True)
+class Preset:
+    """Settings of a paper or code base, so that a number is compared like with like.
+
+    Attributes:
+        origin: Whose settings: paper or code, data set.
+        values: Parameters that differ from our defaults.
+        norm: Norm they are meant for; None for any.
+        note: What of the original no parameter reproduces.
+    """
+
+    origin: str
+    values: Mapping[str, object]
+    norm: Norm | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
 class AttackFacts:
     """Facts of an attack.
 
     Attributes:
         source: Where it comes from.
-        access: What it needs to see.
+        access: The least it has to see.
         norms: Norms it supports.
         randomised: Two seeds give different questions.
         goal: What it looks for.
         probes: It asks on purpose outside the ball, as the probe policy allows.
+        aims: What it can aim at.
+        starts: It needs an image of the target's class.
+        presets: Settings of papers and code bases, by name.
+        examples: Parameters under which the contract tests it besides the defaults, for
+            example "[basis=pixel]".
         version: Raised when its behaviour changes; part of every result's key.
     """
 
@@ -58,7 +81,17 @@ class AttackFacts:
     randomised: bool
     goal: Goal = Goal.IN_BALL
     probes: bool = False
+    aims: tuple[Aim, ...] = tuple(Aim)
+    starts: bool = False
+    presets: Mapping[str, Preset] = field(default_factory=dict)
+    examples: tuple[str, ...] = ()
     version: int = 1
+
+    def region(self, probes: Probes) -> Probes:
+        """Where its questions may lie under a probe policy."""
+        if self.goal is Goal.NEAREST:
+            return Probes.BOX
+        return probes if self.probes else Probes.BALL
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,9 @@
-"""Balls, boxes and losses, batched over the first dimension."""
+"""Balls and boxes, batched over the first dimension."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from benchmark.types import Norm
 
@@ -53,15 +52,3 @@ def project(images: Tensor, centres: Tensor, eps: float, norm: Norm) -> Tensor:
     delta = images - centres
     shrink = (eps / length(delta).clamp_min(1e-12)).clamp_max(1.0)
     return (centres + delta * column(shrink, delta)).clamp_(0.0, 1.0)
-
-
-def margin(scores: Tensor, labels: Tensor) -> Tensor:
-    """Score of the true label minus the best other score, (n,); negative is adversarial."""
-    own = scores.gather(1, labels[:, None])
-    others = scores.scatter(1, labels[:, None], -torch.inf)
-    return own[:, 0] - others.amax(1)
-
-
-def cross_entropy(scores: Tensor, labels: Tensor) -> Tensor:
-    """Minus the cross-entropy, (n,): attacks minimise, so a lower value is more adversarial."""
-    return -functional.cross_entropy(scores, labels, reduction="none")

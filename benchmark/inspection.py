@@ -63,8 +63,9 @@ def _row(entry: Entry[Any]) -> dict[str, Any]:
         "facts": {
             field.name: _fact(getattr(entry.facts, field.name))
             for field in fields(entry.facts)
-            if field.name != "source"
+            if field.name not in {"source", "presets"}
         },
+        "presets": sorted(getattr(entry.facts, "presets", {})),
         "paper": entry.facts.source.paper,
         "url": entry.facts.source.url,
         "module": entry.module,
@@ -118,8 +119,31 @@ def describe(name: str, plugins: Sequence[Path]) -> str:
         *[f"Differs: {difference}" for difference in source.differences],
     ]
     if row["parameters"]:
-        lines += ["", tabulate(row["parameters"].items(), headers=["parameter", "default"])]
+        lines += ["", *_settings(entry)]
     return "\n".join([*lines, "", inspect.getdoc(entry.build) or ""]).rstrip()
+
+
+def _settings(entry: Entry[Any]) -> list[str]:
+    """Every parameter: our default, and below it each preset where it differs."""
+    presets = getattr(entry.facts, "presets", {})
+    usual = entry.settings()
+    if not presets:
+        return [tabulate([[k, text(v)] for k, v in usual.items()], ["parameter", "default"])]
+    table = [["default", *(_short(value) for value in usual.values())]]
+    for name in presets:
+        values = entry.settings(name)
+        differing = ("" if values[key] == usual[key] else _short(values[key]) for key in usual)
+        table.append([f"@{name}", *differing])
+    lines = [tabulate(table, ["settings", *usual], disable_numparse=True), ""]
+    for name, preset in presets.items():
+        norm = f" ({preset.norm})" if preset.norm else ""
+        note = f" {preset.note[0].upper()}{preset.note[1:]}." if preset.note else ""
+        lines.append(f"{entry.name}@{name}{norm}: {preset.origin}.{note}")
+    return lines
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else text(value)
 
 
 def check(name: str, plugins: Sequence[Path], config: Config) -> list[dict[str, str]]:

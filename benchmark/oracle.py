@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from benchmark.errors import QueryError
-from benchmark.geometry import allowed, corners, distance, margin
+from benchmark.geometry import allowed, corners, distance
 from benchmark.memory import BestImages
-from benchmark.protocol import Scores
-from benchmark.rows import occurrence
+from benchmark.objective import Objective
+from benchmark.rows import occurrence, spread
+from benchmark.scores import Scores
 from benchmark.types import Access, Norm, Probes, Problem, Queries, Replies
 
 AnswerFn = Callable[[Tensor, Tensor], Tensor]  # images, rows -> logits
@@ -34,7 +35,7 @@ class Terms:
     name: str
     access: Access = Access.SCORES
     region: Probes = Probes.BALL
-    scores: Scores = Scores.LOG_PROBABILITIES
+    scores: Scores = field(default_factory=Scores)
     checkpoints: Sequence[int] = ()
 
 
@@ -61,8 +62,12 @@ class Oracle:
         self, problem: Problem, answer: AnswerFn, judge: JudgeFn | None, terms: Terms
     ) -> None:
         # Copies: what an attack does to the tensors it was given must not move the ball.
-        problem = replace(problem, images=problem.images.clone(), labels=problem.labels.clone())
+        targets = None if problem.targets is None else problem.targets.clone()
+        problem = replace(
+            problem, images=problem.images.clone(), labels=problem.labels.clone(), targets=targets
+        )
         self.problem, self.terms = problem, terms
+        self._depth = Objective(problem)
         self._answer, self._judge = answer, judge
         images, threat = problem.images, problem.threat
         counts = torch.zeros(len(images), dtype=torch.int64, device=images.device)
@@ -71,7 +76,7 @@ class Oracle:
         self.reach = images.new_full((len(images),), torch.nan)
         self.memory = None if judge is None else BestImages(problem, terms.checkpoints)
         low, high = corners(images, allowed(threat.eps, threat.norm))
-        self._lock = _Gathered(low, high, problem.labels)
+        self._lock = _Gathered(low, high)
         self._marks = torch.tensor(tuple(terms.checkpoints), device=images.device)
 
     def ask(self, queries: Queries) -> Replies:
@@ -101,8 +106,8 @@ class Oracle:
         self._check_region(images, rows)
         logits = self._answer(images, rows)
         self.used.index_add_(0, rows, torch.ones_like(rows))
-        hits = logits.argmax(1) != self._lock.labels
-        margins = None if self.memory is None else margin(logits, self._lock.labels)
+        hits = self.problem.adversarial(logits.argmax(1), rows)
+        margins = None if self.memory is None else self._depth.of(logits, rows)
         if margins is not None and self.memory is not None:
             self.memory.see(images, rows, number, margins)
         if bool(hits.any()):
@@ -211,31 +216,33 @@ class Oracle:
         """Give back what the access level allows."""
         labels = logits.argmax(1)
         scores: Tensor | None = None
-        if self.terms.access is Access.SCORES:
-            shown = self.terms.scores is Scores.LOG_PROBABILITIES
-            scores = logits.log_softmax(1) if shown else logits.clone()
+        shown: Tensor | None = None
+        if self.terms.access is not Access.LABEL:
+            scores, shown = self.terms.scores.show(logits)
         if not whole:
             labels = torch.full_like(rows, -1).masked_scatter_(sent, labels)
-            if scores is not None:
-                blank = scores.new_full((len(rows), scores.shape[1]), torch.nan)
-                scores = blank.masked_scatter_(sent[:, None], scores)
+            scores, shown = spread(scores, sent, torch.nan), spread(shown, sent, False)
         used = self.used[rows]
-        remaining = torch.where(self.finished[rows], 0, self.problem.threat.budget - used)
-        return Replies(labels, sent, self.finished[rows], used, remaining, scores)
+        return Replies(labels, sent, self.finished[rows], used, self.left(rows), scores, shown)
+
+    def left(self, rows: Tensor) -> Tensor:
+        """Queries that images of these rows may still cost, (n,)."""
+        left = self.problem.threat.budget - self.used[rows]
+        return left.masked_fill(self.finished[rows], 0)
 
 
 class _Gathered:
     """What a round needs of its rows, kept while the rows stay the same."""
 
-    def __init__(self, low: Tensor, high: Tensor, labels: Tensor) -> None:
-        self._all = low, high, labels
-        self._rows = torch.arange(len(labels), device=labels.device)
-        self.low, self.high, self.labels = low, high, labels
+    def __init__(self, low: Tensor, high: Tensor) -> None:
+        self._all = low, high
+        self._rows = torch.arange(len(low), device=low.device)
+        self.low, self.high = low, high
         self.rank = torch.zeros_like(self._rows)
 
     def turn(self, rows: Tensor) -> None:
         if torch.equal(rows, self._rows):
             return
         self._rows = rows.clone()
-        self.low, self.high, self.labels = (tensor[rows] for tensor in self._all)
+        self.low, self.high = (tensor[rows] for tensor in self._all)
         self.rank = occurrence(rows)

@@ -47,9 +47,10 @@ def cell_columns(cell: Cell) -> dict[str, Any]:
         "model_fingerprint": cell.model.record["fingerprint"],
         "norm": str(cell.threat.norm),
         "eps": cell.threat.eps,
+        "aim": str(cell.threat.aim),
         "budgets": "+".join(str(mark) for mark in protocol.budgets),
         "protocol": f"scores={protocol.scores} probes={protocol.probes} "
-        f"votes={protocol.votes} draws={protocol.draws}",
+        f"votes={protocol.votes} draws={protocol.draws} device={cell.device}",
         "parameters": json.dumps(records, sort_keys=True, separators=(",", ":")),
         "seed": cell.seed,
         "images": cell.images,

@@ -27,11 +27,18 @@ def number(text: str) -> float:
     return float(text)
 
 
-def schema(target: Callable[..., Any]) -> type[BaseModel]:
+def schema(
+    target: Callable[..., Any], common: Mapping[str, tuple[Any, Any]] | None = None
+) -> type[BaseModel]:
     """Build the model of all keyword-only parameters of a function or dataclass.
 
+    Args:
+        target: The function or class.
+        common: Type and default of parameters that it has besides its own.
+
     Raises:
-        TypeError: If a keyword-only parameter has no default or no annotation.
+        TypeError: If a keyword-only parameter has no default or no annotation, or the name of a
+            common one.
     """
     hints = get_type_hints(
         target.__init__ if inspect.isclass(target) else target, include_extras=True
@@ -42,7 +49,10 @@ def schema(target: Callable[..., Any]) -> type[BaseModel]:
             continue
         if parameter.default is inspect.Parameter.empty or name not in hints:
             raise TypeError(f"parameter '{name}' of '{target.__name__}' needs a type and a default")
+        if name in (common or {}):
+            raise TypeError(f"parameter '{name}' of '{target.__name__}' is one that all have")
         fields[name] = (hints[name], parameter.default)
+    fields |= common or {}
     config = ConfigDict(extra="forbid", validate_default=True, allow_inf_nan=False)
     return create_model(target.__name__, __config__=config, **fields)
 

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmark import params
 from benchmark.catalogue import ATTACKS, DATASETS, DEFENSES, MODELS, Choice, load_file
 from benchmark.config import Config
 from benchmark.data import Split
 from benchmark.errors import SpecError
-from benchmark.facts import Level
+from benchmark.facts import AttackFacts, Level
 from benchmark.loading import build_defense, forget, load_dataset, load_victim
 from benchmark.protocol import Protocol
 from benchmark.request import Request
 from benchmark.spec import Cell, Part, Shard
-from benchmark.types import Threat
+from benchmark.types import Access, Aim, Threat
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,20 @@ class Surroundings:
     batch: int | None = None
 
 
-def plan(request: Request, surroundings: Surroundings) -> list[Shard]:
+@dataclass(frozen=True)
+class Plan:
+    """What a request comes to.
+
+    Attributes:
+        shards: Work to do.
+        left_out: Combinations that make no sense, a line each.
+    """
+
+    shards: tuple[Shard, ...]
+    left_out: tuple[str, ...] = ()
+
+
+def plan(request: Request, surroundings: Surroundings) -> Plan:
     """Resolve a request into shards.
 
     Raises:
@@ -49,30 +63,57 @@ def plan(request: Request, surroundings: Surroundings) -> list[Shard]:
     forget()  # files may have changed since an earlier run in this process
     check_device(surroundings.device)
     dataset, model = _victim(request, surroundings)
-    attacks = [_attack(text, request) for text in request.attacks]
+    attacks = [choice for text in request.attacks for choice in _attacks(text, request)]
     victim = load_victim(model.text, dataset.text, surroundings.config, surroundings.device)
     defenses = [DEFENSES.choose(text) for text in _with_undefended(request.defenses)]
     data = load_dataset(dataset.text, surroundings.config)
     companies: dict[str, int] = {}
+    steady: set[str] = set()
     for choice in defenses:
         defense = build_defense(str(choice), victim)
         defense.prepare(victim, data)
         if defense.traits.coupled:  # its answers depend on the images it shares a shard with
             companies[str(choice)] = request.shard
+        if not (defense.traits.randomised or defense.traits.coupled or defense.traits.stateful):
+            steady.add(str(choice))
     threat, kind = _threat(request, dataset), torch.device(surroundings.device).type
     protocol = Protocol(
         request.checkpoints(), request.scores, request.probes, request.votes, request.draws
     )
+    pairs, left_out = _pairs(_parts(defenses, companies), _parts(attacks, {}), steady)
     cells = [
         Cell(dataset, model, defense, attack, threat, protocol, request.images, request.seed, kind)
-        for defense in _unique(defenses, companies)
-        for attack in _unique(attacks, {})
+        for defense, attack in pairs
     ]
-    return [
+    shards = [
         Shard(cell, first, min(request.shard, request.images - first))
         for cell in cells
         for first in range(0, request.images, request.shard)
     ]
+    return Plan(tuple(shards), tuple(left_out))
+
+
+def _pairs(
+    defenses: Sequence[Part], attacks: Sequence[Part], steady: set[str]
+) -> tuple[list[tuple[Part, Part]], list[str]]:
+    """Cross defenses with attacks, without repeats of questions that always get one answer.
+
+    Raises:
+        SpecError: If nothing is left.
+    """
+    pairs, left_out = [], []
+    for defense in defenses:
+        for attack in attacks:
+            if attack.record["parameters"]["eot"] == 1 or defense.name not in steady:
+                pairs.append((defense, attack))
+                continue
+            left_out.append(
+                f"{attack.name} is not run against '{defense.name}': its answers are "
+                "deterministic, so repeating a question (eot > 1) would waste the budget"
+            )
+    if not pairs:
+        raise SpecError(f"nothing is left to run: {left_out[0]}")
+    return pairs, left_out
 
 
 def check_device(name: str) -> None:
@@ -107,15 +148,61 @@ def _victim(request: Request, surroundings: Surroundings) -> tuple[Part, Part]:
     )
 
 
-def _attack(text: str, request: Request) -> Choice[Any]:
+def _attacks(text: str, request: Request) -> list[Choice[AttackFacts]]:
+    """Resolve one attack, once for each number of repeats that the request names.
+
+    Raises:
+        SpecError: If the attack cannot do what the request asks for.
+    """
     choice = ATTACKS.choose(text)
-    if request.norm not in choice.entry.facts.norms:
-        allowed = ", ".join(choice.entry.facts.norms)
+    _check_attack(choice, request)
+    if request.eot is None:
+        choices = [choice]
+    elif choice.values["eot"] != 1:
+        raise SpecError(f"attack '{text}' and --eot both say how often a question is asked")
+    else:
+        values = [
+            params.resolve(choice.entry.parameters, {**choice.values, "eot": m}, text)
+            for m in request.eot
+        ]
+        choices = [replace(choice, values=value) for value in values]
+    for each in choices:
+        if each.values["eot"] > request.queries:
+            raise SpecError(
+                f"attack '{each}' asks each question {each.values['eot']} times, "
+                f"but --queries is {request.queries}"
+            )
+    return choices
+
+
+def _check_attack(choice: Choice[AttackFacts], request: Request) -> None:
+    facts, name = choice.entry.facts, choice.entry.name
+    if request.norm not in facts.norms:
+        allowed = ", ".join(facts.norms)
         raise SpecError(
-            f"attack '{choice.entry.name}' does not support --norm {request.norm}. "
-            f"Allowed: {allowed}."
+            f"attack '{name}' does not support --norm {request.norm}. Allowed: {allowed}."
         )
-    return choice
+    if choice.preset and facts.presets[choice.preset].norm not in {None, request.norm}:
+        fitting = [n for n, p in facts.presets.items() if p.norm in {None, request.norm}]
+        raise SpecError(
+            f"preset '{name}@{choice.preset}' is for {facts.presets[choice.preset].norm}, the run "
+            f"has --norm {request.norm}. Allowed: {', '.join(fitting) or 'none'}."
+        )
+    aim = Aim.TARGETED if request.targeted else Aim.UNTARGETED
+    if aim not in facts.aims:
+        hint = "give --targeted" if aim is Aim.UNTARGETED else "leave --targeted out"
+        raise SpecError(f"attack '{name}' is {facts.aims[0]} only: {hint}")
+    granted = request.scores.access
+    # Untargeted, the best classes are all that a loss needs: without the true label it is a hit.
+    enough = granted is Access.TOPK and not request.targeted
+    order = list(Access)
+    if order.index(facts.access) < order.index(granted) and not (
+        enough and facts.access is Access.SCORES
+    ):
+        raise SpecError(
+            f"attack '{name}' needs access '{facts.access}', but --scores {request.scores} "
+            f"shows '{granted}'"
+        )
 
 
 def _threat(request: Request, dataset: Part) -> Threat:
@@ -123,7 +210,8 @@ def _threat(request: Request, dataset: Part) -> Threat:
     eps = request.eps if request.eps is not None else usual
     if eps is None:
         raise SpecError(f"data set '{dataset.name}' has no usual {request.norm} radius: give --eps")
-    return Threat(request.norm, eps, request.queries)
+    aim = Aim.TARGETED if request.targeted else Aim.UNTARGETED
+    return Threat(request.norm, eps, request.queries, aim)
 
 
 def _with_undefended(defenses: Sequence[str]) -> list[str]:
@@ -132,7 +220,7 @@ def _with_undefended(defenses: Sequence[str]) -> list[str]:
     return [bare, *(text for text in defenses if text != bare)]
 
 
-def _unique(choices: Sequence[Choice[Any]], companies: Mapping[str, int]) -> list[Part]:
+def _parts(choices: Sequence[Choice[Any]], companies: Mapping[str, int]) -> list[Part]:
     """Parts of the choices without repetitions, in their order."""
     parts: dict[str, Part] = {}
     for choice in choices:

@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import StrEnum
+from dataclasses import dataclass, field
 
+from benchmark.scores import Scores
 from benchmark.types import Probes
-
-
-class Scores(StrEnum):
-    """What score access shows."""
-
-    LOG_PROBABILITIES = "log-probabilities"
-    LOGITS = "logits"
 
 
 @dataclass(frozen=True)
@@ -21,7 +14,7 @@ class Protocol:
 
     Attributes:
         budgets: Checkpoints, ascending; the last is the threat's budget.
-        scores: What score access shows.
+        scores: What replies show.
         probes: Where attacks that declare `probes` may ask.
         votes: Fresh answers that decide whether a hit is verified (S2), odd. The same number
             decides whether an image is attacked at all, and measures the clean accuracy.
@@ -29,7 +22,7 @@ class Protocol:
     """
 
     budgets: tuple[int, ...]
-    scores: Scores = Scores.LOG_PROBABILITIES
+    scores: Scores = field(default_factory=Scores)
     probes: Probes = Probes.BOX
     votes: int = 9
     draws: int = 20

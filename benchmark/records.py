@@ -14,6 +14,7 @@ class ImageRow:
     shard: Annotated[str, "key of the shard, as in shards.csv"]
     image: Annotated[int, "position of the image in the data set"]
     label: Annotated[int, "true label"]
+    target: Annotated[int | None, "label aimed at, empty if untargeted or not attacked"]
     clean_draws: Annotated[int, "clean answers asked for, uncounted"]
     clean_correct: Annotated[int, "clean answers that were right"]
     attacked: Annotated[bool, "a majority of the clean answers was right, so it was attacked"]
@@ -38,8 +39,9 @@ class ShardRow:
     attack: Annotated[str, "attack with the parameters that differ from the default"]
     norm: Annotated[str, "norm of the threat"]
     eps: Annotated[float, "radius in pixel units of the [0, 1] range"]
+    aim: Annotated[str, "untargeted, or targeted: one label, drawn for each image"]
     budgets: Annotated[str, "checkpoints, joined by '+'; the last is the budget"]
-    protocol: Annotated[str, "scores, probes, votes and draws"]
+    protocol: Annotated[str, "scores, probes, votes and draws, and whether a CPU or a GPU computed"]
     parameters: Annotated[str, "every parameter and version of all four entries, JSON"]
     seed: Annotated[int, "seed of every random stream"]
     images: Annotated[int, "images of the cell"]
@@ -62,9 +64,14 @@ class CellRow:
     dataset: Annotated[str, "data set"]
     model: Annotated[str, "victim"]
     defense: Annotated[str, "defense with the parameters that differ from the default"]
-    attack: Annotated[str, "attack with the parameters that differ from the default"]
+    attack: Annotated[
+        str,
+        "attack with the parameters that differ from the default; worst-case: an image is broken "
+        "as soon as any of the attacks of this setting breaks it",
+    ]
     norm: Annotated[str, "norm of the threat"]
     eps: Annotated[float, "radius in pixel units of the [0, 1] range"]
+    aim: Annotated[str, "untargeted, or targeted: one label, drawn for each image"]
     seed: Annotated[int, "seed of every random stream"]
     budget: Annotated[int, "queries allowed for each image"]
     images: Annotated[int, "images evaluated: the denominator of every fraction below"]
@@ -74,7 +81,7 @@ class CellRow:
     robust_accuracy: Annotated[
         float,
         "headline, S2: right on a majority of clean answers, and no "
-        "hit verified by a majority of fresh answers",
+        "hit verified by a majority of fresh answers (targeted: no answer is the target)",
     ]
     robust_accuracy_low: Annotated[float, "95 % Wilson interval over images, lower end"]
     robust_accuracy_high: Annotated[float, "upper end"]
@@ -96,7 +103,8 @@ class CellRow:
     ]
     queries_used: Annotated[int, "queries charged in the whole cell up to its last budget"]
     verification_queries: Annotated[int, "uncounted answers that verified hits, whole cell"]
-    cell: Annotated[str, "key of the cell"]
+    members: Annotated[str | None, "attacks that worst-case is over, joined by '+'"]
+    cell: Annotated[str, "key of the cell; of worst-case the hash of the keys of its members"]
 
 
 @dataclass(frozen=True)

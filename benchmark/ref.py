@@ -1,4 +1,4 @@
-"""How an entry with its parameters is written: `square[p=0.3]`, `timm:resnet18`."""
+"""How an entry with its parameters is written: `square[p=0.3]`, `nes@unig`, `timm:resnet18`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Any
 from benchmark.errors import SpecError
 
 _FORM = re.compile(
-    r"(?P<name>[A-Za-z][\w.-]*)(?::(?P<argument>[^\[\]]+))?(?:\[(?P<parameters>[^\[\]]*)\])?"
+    r"(?P<name>[A-Za-z][\w.-]*)(?:@(?P<preset>[A-Za-z][\w.-]*))?(?::(?P<argument>[^\[\]]+))?"
+    r"(?:\[(?P<parameters>[^\[\]]*)\])?"
 )
 
 
@@ -22,22 +23,26 @@ class Ref:
         name: Name of the entry; underscores and hyphens are the same.
         argument: What follows the colon (`folder:PATH`, `timm:NAME`), empty if nothing does.
         parameters: Parameters given in brackets, as text.
+        preset: What follows the `@`, whose settings are the defaults; empty for our own.
     """
 
     name: str
     argument: str = ""
     parameters: Mapping[str, str] = field(default_factory=dict)
+    preset: str = ""
 
     @classmethod
     def parse(cls, text: str) -> Ref:
-        """Read `name`, `name:argument` or `name[key=value,...]`.
+        """Read `name`, `name@preset`, `name:argument` or `name[key=value,...]`.
 
         Raises:
             SpecError: If the text has another form.
         """
         match = _FORM.fullmatch(text.strip())
         if match is None:
-            raise SpecError(f"'{text}' is not of the form name, name:argument or name[key=value]")
+            raise SpecError(
+                f"'{text}' is not of the form name, name@preset, name:argument or name[key=value]"
+            )
         parameters: dict[str, str] = {}
         for part in filter(None, (match["parameters"] or "").split(",")):
             key, separator, value = part.partition("=")
@@ -46,7 +51,8 @@ class Ref:
             if key.strip() in parameters:
                 raise SpecError(f"parameter '{key.strip()}' is given twice in '{text}'")
             parameters[key.strip()] = value.strip()
-        return cls(match["name"].replace("_", "-"), match["argument"] or "", parameters)
+        name, preset = match["name"].replace("_", "-"), match["preset"] or ""
+        return cls(name, match["argument"] or "", parameters, preset.replace("_", "-"))
 
 
 def split_list(text: str) -> list[str]:
@@ -59,7 +65,7 @@ def display(name: str, argument: str, values: Mapping[str, Any], usual: Mapping[
     """Write an entry with the parameters that differ from their defaults, sorted.
 
     Args:
-        name: Name of the entry.
+        name: Name of the entry, preset included.
         argument: What follows the colon, or empty.
         values: Every parameter in force.
         usual: The default of every parameter.

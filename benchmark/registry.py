@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from benchmark.catalogue import ATTACKS, DATASETS, DEFENSES, MODELS
@@ -14,12 +14,13 @@ from benchmark.facts import (
     DefenseFacts,
     Level,
     ModelFacts,
+    Preset,
     Source,
     Traits,
 )
-from benchmark.types import Access, Goal, Norm
+from benchmark.types import Access, Aim, Goal, Norm
 
-__all__ = ["Level", "Source", "Traits", "attack", "dataset", "defense", "model"]
+__all__ = ["Level", "Preset", "Source", "Traits", "attack", "dataset", "defense", "model"]
 
 C = TypeVar("C", bound=Callable[..., Any])
 D = TypeVar("D", bound=type[Defense])
@@ -33,13 +34,29 @@ def attack(  # noqa: PLR0913 - one argument a fact
     randomised: bool,
     goal: Goal = Goal.IN_BALL,
     probes: bool = False,
+    aims: tuple[Aim, ...] = tuple(Aim),
+    starts: bool = False,
+    presets: Mapping[str, Preset] | None = None,
+    examples: tuple[str, ...] = (),
     version: int = 1,
 ) -> Callable[[C], C]:
     """Register a generator function `name(problem, rng, *, parameters) -> Steps`.
 
     The arguments are the fields of `AttackFacts`. The file is named like the function.
     """
-    facts = AttackFacts(source, access, norms, randomised, goal, probes, version)
+    facts = AttackFacts(
+        source=source,
+        access=access,
+        norms=norms,
+        randomised=randomised,
+        goal=goal,
+        probes=probes,
+        aims=aims,
+        starts=starts,
+        presets=presets or {},
+        examples=examples,
+        version=version,
+    )
 
     def register(build: C) -> C:
         _same_name("attack", build.__name__, build.__module__)

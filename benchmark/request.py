@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from benchmark.errors import RegistryError, SpecError, suggestion
 from benchmark.params import number, reason
-from benchmark.protocol import Scores
 from benchmark.ref import split_list
+from benchmark.scores import Scores
 from benchmark.types import Norm, Probes
 
 _MARKS = (100, 1000, 2500, 10_000)  # usual checkpoints of the literature
@@ -33,8 +33,11 @@ class Request(BaseModel):
         budgets: Checkpoints up to `queries`; None means the usual ones.
         norm: Norm of the threat.
         eps: Radius in pixel units of the [0, 1] range; None means the data set's usual one.
+        targeted: Attacks aim at one label, drawn for each image.
+        eot: Queries a question (EOT); several run each attack once for each. None means what the
+            attacks say themselves, usually 1.
         seed: Seed of every random stream.
-        scores: What score access shows.
+        scores: What replies show, for example "top-5".
         probes: Where estimators may place their probes.
         votes: Fresh answers that verify a hit, odd.
         draws: Fresh answers averaged for S3.
@@ -52,8 +55,10 @@ class Request(BaseModel):
     budgets: tuple[Annotated[int, Field(ge=1)], ...] | None = None
     norm: Norm = Norm.LINF
     eps: Annotated[float, Field(gt=0)] | None = None
+    targeted: bool = False
+    eot: tuple[Annotated[int, Field(ge=1)], ...] | None = None
     seed: Annotated[int, Field(ge=0)] = 0
-    scores: Scores = Scores.LOG_PROBABILITIES
+    scores: Scores = Scores()
     probes: Probes = Probes.BOX
     votes: Annotated[int, Field(ge=1, le=999)] = 9
     draws: Annotated[int, Field(ge=1, le=10**6)] = 20
@@ -64,12 +69,17 @@ class Request(BaseModel):
     def _listed(cls, value: object) -> object:
         return split_list(value) if isinstance(value, str) else value
 
-    @field_validator("budgets", mode="before")
+    @field_validator("budgets", "eot", mode="before")
     @classmethod
     def _numbers(cls, value: object) -> object:
         if isinstance(value, int):
             return [value]
         return value.split(",") if isinstance(value, str) else value
+
+    @field_validator("scores", mode="before")
+    @classmethod
+    def _shown(cls, value: object) -> object:
+        return Scores.parse(value) if isinstance(value, str) else value
 
     @field_validator("eps", mode="before")
     @classmethod

@@ -31,3 +31,12 @@ def occurrence(rows: Tensor) -> Tensor:
     starts[1:] = ordered[1:] != ordered[:-1]
     first = torch.where(starts, places, 0).cummax(0).values if len(rows) else places
     return torch.empty_like(rows).scatter_(0, order, places - first)
+
+
+def spread(values: Tensor | None, chosen: Tensor, blank: float) -> Tensor | None:
+    """Put values, (m, ...), at the m chosen places of n, `blank` elsewhere; None stays None."""
+    if values is None:
+        return None
+    whole = values.new_full((len(chosen), *values.shape[1:]), blank)
+    whole[chosen] = values
+    return whole

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from benchmark.measured import Measured, worst_case
 from benchmark.records import CellRow, ImageRow, ShardRow, TimingRow, kinds, names
-from benchmark.statistics import median_queries, wilson
 from benchmark.store import Store
 
 Content = Mapping[str, Any]
@@ -30,7 +29,11 @@ _IMAGES = pa.schema(
 )
 
 _DIGITS = 6
-_CELL_ORDER = ["dataset", "model", "norm", "eps", "seed", "defense", "attack", "cell", "budget"]
+_CELL_ORDER = [
+    *("dataset", "model", "norm", "eps", "aim", "seed", "defense", "attack", "cell", "budget")
+]
+# What cells share that one worst case is taken over, besides all entries but the attack.
+_SETTING = ("norm", "eps", "aim", "budgets", "protocol", "seed", "images")
 
 
 def rebuild(store: Store) -> pd.DataFrame:
@@ -81,16 +84,28 @@ def image_table(shards: Iterable[Content]) -> pa.Table:
 
 
 def cell_table(shards: Iterable[Content]) -> pd.DataFrame:
-    """Make `cells.csv`: the cells whose shards are all there."""
+    """Make `cells.csv`: the cells whose shards are all there, and the worst case over attacks."""
     groups: dict[str, list[Content]] = {}
     for shard in shards:
         groups.setdefault(shard["cell"]["cell"], []).append(shard)
     rows: list[dict[str, Any]] = []
+    settings: dict[tuple[Any, ...], list[Measured]] = {}
     for members in groups.values():
         cell = members[0]["cell"]
         if whole := _tiling(members, cell["images"]):
-            rows += _cell_rows(cell, whole)
+            measured = Measured.of(cell, whole)
+            rows += measured.rows()
+            settings.setdefault(_setting(cell), []).append(measured)
+    for alike in settings.values():
+        if len(alike) > 1:
+            rows += worst_case(alike).rows()
     return _frame(rows, CellRow, _CELL_ORDER)
+
+
+def _setting(cell: Content) -> tuple[Any, ...]:
+    entries = json.loads(cell["parameters"])
+    del entries["attack"]
+    return *(cell[name] for name in _SETTING), json.dumps(entries, sort_keys=True)
 
 
 def _tiling(shards: list[Content], images: int) -> list[Content]:
@@ -109,63 +124,6 @@ def _tiling(shards: list[Content], images: int) -> list[Content]:
         tiles.append(onward[place])
         place += onward[place]["count"]
     return tiles
-
-
-def _cell_rows(cell: Content, shards: list[Content]) -> list[dict[str, Any]]:
-    columns = {
-        name: np.array([value for shard in shards for value in shard["images"][name]])
-        for name in ("clean_correct", "clean_draws", "attacked", "expected_broken")
-    }
-    hits = {name: _numbers(shards, name) for name in ("first_hit", "broken_at")}
-    total = {
-        "queries_used": sum(shard["costs"]["counted_queries"] for shard in shards),
-        "verification_queries": sum(shard["costs"]["verification_queries"] for shard in shards),
-    }
-    clean = float((columns["clean_correct"] / columns["clean_draws"]).mean())
-    rows = []
-    for place, budget in enumerate(int(mark) for mark in cell["budgets"].split("+")):
-        attacked = columns["attacked"]
-        shares = {
-            "clean_accuracy": clean,
-            "robust_accuracy": float((attacked & (hits["broken_at"] > budget)).mean()),
-            "robust_accuracy_first_hit": float((attacked & (hits["first_hit"] > budget)).mean()),
-            "robust_accuracy_expected": float(
-                (attacked & ~columns["expected_broken"][:, place]).mean()
-            ),
-        }
-        spent = np.where(hits["broken_at"] <= budget, hits["broken_at"], np.inf)[attacked]
-        rows.append(
-            {
-                **cell,
-                **total,
-                **_with_intervals(shares, cell["images"]),
-                **_queries(spent),
-                "budget": budget,
-            }
-        )
-    return rows
-
-
-def _numbers(shards: list[Content], name: str) -> npt.NDArray[np.float64]:
-    """Query numbers of all images, infinite where there is none."""
-    values = [value for shard in shards for value in shard["images"][name]]
-    return np.array([np.inf if value is None else value for value in values], dtype=np.float64)
-
-
-def _with_intervals(shares: dict[str, float], images: int) -> dict[str, float]:
-    result = dict(shares)
-    for name, share in shares.items():
-        result[f"{name}_low"], result[f"{name}_high"] = wilson(share, images)
-    return result
-
-
-def _queries(spent: npt.NDArray[np.float64]) -> dict[str, float | None]:
-    broken = spent[np.isfinite(spent)]
-    return {
-        "queries_mean": float(broken.mean()) if len(broken) else None,
-        "queries_median": median_queries(broken),
-        "queries_median_censored": median_queries(spent),
-    }
 
 
 def _frame(rows: list[dict[str, Any]], kind: type[Any], order: list[str]) -> pd.DataFrame:

@@ -14,16 +14,25 @@ from benchmark.errors import AccessError
 
 
 class Access(StrEnum):
-    """What replies contain: the scores of every class, or the label alone."""
+    """What an attack has to be shown, from most to least."""
 
-    SCORES = "scores"
-    LABEL = "label"
+    SCORES = "scores"  # the score of its label or target in every reply
+    TOPK = "topk"  # the scores of the few best classes
+    LABEL = "label"  # the predicted label alone
 
 
 class Goal(StrEnum):
-    """What an attack looks for: an adversarial image inside the ball."""
+    """What an attack looks for."""
 
-    IN_BALL = "in-ball"
+    IN_BALL = "in-ball"  # an adversarial image inside the ball
+    NEAREST = "nearest"  # an adversarial image as near as possible: it asks anywhere in the box
+
+
+class Aim(StrEnum):
+    """When an answer is adversarial."""
+
+    UNTARGETED = "untargeted"  # any label but the true one
+    TARGETED = "targeted"  # one label, drawn for each image
 
 
 class Norm(StrEnum):
@@ -49,11 +58,13 @@ class Threat:
         norm: Norm of the perturbation.
         eps: Radius of the ball, in pixel units of the [0, 1] range, > 0.
         budget: Most queries an image may cost, >= 1.
+        aim: What counts as adversarial.
     """
 
     norm: Norm
     eps: float
     budget: int
+    aim: Aim = Aim.UNTARGETED
 
 
 @dataclass(frozen=True)
@@ -66,6 +77,10 @@ class Problem:
         threat: Norm, radius and budget.
         num_classes: Number of classes K.
         probes: Where an attack that declares `probes` may ask.
+        targets: Wanted labels, (B,), int64; None when untargeted.
+        starts: An image of each target's class, (B, C, H, W), for an attack that declares
+            `starts`; None for others.
+        repeats: Queries that one question costs (EOT).
     """
 
     images: Tensor
@@ -73,11 +88,25 @@ class Problem:
     threat: Threat
     num_classes: int
     probes: Probes = Probes.BOX
+    targets: Tensor | None = None
+    starts: Tensor | None = None
+    repeats: int = 1
 
     @property
     def rows(self) -> Tensor:
         """All row numbers, (B,), int64."""
         return torch.arange(len(self.images), device=self.images.device)
+
+    @property
+    def questions(self) -> int:
+        """Most questions an image may ask: the budget, or less if each is repeated."""
+        return self.threat.budget // self.repeats
+
+    def adversarial(self, predicted: Tensor, rows: Tensor) -> Tensor:
+        """Which predicted labels, (n,), of images of these rows are adversarial, (n,) bool."""
+        if self.targets is None:
+            return predicted != self.labels[rows]
+        return predicted == self.targets[rows]
 
 
 class Queries(NamedTuple):
@@ -103,7 +132,8 @@ class Replies:
         answered: (n,) bool, False where the image's budget is spent or it is finished.
         finished: (n,) bool, True where this image needs no more questions.
         used: (n,) queries this image has cost so far, this round included.
-        remaining: (n,) questions this image may still ask.
+        remaining: (n,) questions this image may still ask, each repeated as EOT says.
+        shown: (n, K) bool, the classes whose score was shown; None for all.
     """
 
     labels: Tensor
@@ -112,10 +142,19 @@ class Replies:
     used: Tensor
     remaining: Tensor
     _scores: Tensor | None = None
+    shown: Tensor | None = None
+    _draws: Tensor | None = None
+
+    @property
+    def bare(self) -> bool:
+        """Only labels are shown."""
+        return self._scores is None
 
     @property
     def scores(self) -> Tensor:
         """Scores of all classes, (n, K), NaN where not answered.
+
+        A class that was not shown has the most it can have.
 
         Raises:
             AccessError: Under label access, which shows no scores.
@@ -123,6 +162,11 @@ class Replies:
         if self._scores is None:
             raise AccessError("scores were read, but the access level is 'label'. Declare access.")
         return self._scores
+
+    @property
+    def draws(self) -> Tensor:
+        """Scores whose losses are averaged, (n, M, K): M repeats under EOT by loss, else 1."""
+        return self.scores[:, None] if self._draws is None else self._draws
 
 
 Steps = Generator[Queries, Replies, None]

@@ -10,7 +10,7 @@ import sys
 
 import pandas as pd
 
-NAMES = ["dataset", "model", "defense", "attack", "norm", "eps", "seed", "budget", "images"]
+NAMES = ["dataset", "model", "defense", "attack", "norm", "eps", "aim", "seed", "budget", "images"]
 SHARES = [
     "clean_accuracy",
     "robust_accuracy",

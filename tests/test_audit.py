@@ -28,7 +28,7 @@ def scripted(right, batch=64):
 @pytest.mark.parametrize("together", [True, False])
 def test_the_judge_decides_every_pattern_of_votes_like_a_full_majority_of_nine(together):
     problem, defense, defended = scripted(PATTERNS)
-    judge = Judge(defended, problem.labels, 9, streams(len(PATTERNS)))
+    judge = Judge(defended, problem, 9, streams(len(PATTERNS)))
     if together:
         verdicts = judge(problem.images, problem.rows).tolist()
     else:
@@ -45,16 +45,14 @@ def test_the_judge_decides_every_pattern_of_votes_like_a_full_majority_of_nine(t
 def test_other_numbers_of_votes_are_majorities_too(votes):
     patterns = list(itertools.product([True, False], repeat=votes))
     problem, defense, defended = scripted(patterns, batch=3)
-    verdicts = Judge(defended, problem.labels, votes, streams(len(patterns)))(
-        problem.images, problem.rows
-    )
+    verdicts = Judge(defended, problem, votes, streams(len(patterns)))(problem.images, problem.rows)
     assert verdicts.tolist() == [2 * sum(pattern) < votes for pattern in patterns]
     assert max(defense.asked) <= votes and min(defense.asked) >= votes // 2 + 1
 
 
 def test_rows_that_are_judged_are_the_rows_that_were_named():
     problem, defense, defended = scripted([[True], [False], [True], [False]])
-    judge = Judge(defended, problem.labels, 9, streams(4))
+    judge = Judge(defended, problem, 9, streams(4))
     rows = torch.tensor([3, 0])
     assert judge(problem.images[rows], rows).tolist() == [True, False]
     assert defense.asked == [5, 0, 0, 5]
@@ -64,7 +62,7 @@ def test_verification_leaves_the_counted_stream_where_it_was():
     problem = toy_problem(3, SHAPE)
     counted, untouched = streams(3), streams(3)
     defended = Defended(tiny_victim(SHAPE), Rnd(), 8)
-    judge = Judge(defended, problem.labels, 9, streams(3, purpose=1))
+    judge = Judge(defended, problem, 9, streams(3, purpose=1))
     answers = []
     for rng in (counted, untouched):
         answers.append(defended.answer(problem.images, problem.rows, rng))
@@ -130,7 +128,7 @@ def test_the_expected_label_is_that_of_the_mean_probability_at_each_checkpoint()
     moved(memory, problem, 3, 11)
     defense = Noisy(problem.labels)
     defended = Defended(tiny_victim(SHAPE), defense, 64)
-    broken = expected_broken(defended, memory, problem.labels, marks, 6, streams(4))
+    broken = expected_broken(defended, memory, problem, marks, 6, streams(4))
     assert broken.int().tolist() == [[1, 1, 1], [0, 1, 1], [0, 0, 1], [0, 0, 0]]
 
 
@@ -139,6 +137,6 @@ def test_checkpoints_at_which_no_image_changed_need_no_answers(count):
     problem = toy_problem(count, SHAPE)
     memory = BestImages(problem, (1, 2))
     defended = Defended(tiny_victim(SHAPE), Noisy(problem.labels), 64)
-    broken = expected_broken(defended, memory, problem.labels, (1, 2), 6, streams(count))
+    broken = expected_broken(defended, memory, problem, (1, 2), 6, streams(count))
     assert broken.tolist() == [[False, False]] * count
     assert defended.forwards == 6 * count

@@ -19,9 +19,10 @@ from benchmark.oracle import Oracle
 from benchmark.plan import Surroundings, plan
 from benchmark.protocol import Protocol
 from benchmark.request import make_request
+from benchmark.scores import Scores
 from benchmark.spec import Cell, Part, Shard
 from benchmark.tasks import attack as task
-from benchmark.types import Norm, Threat
+from benchmark.types import Aim, Norm, Threat
 
 HERE = Surroundings(Config())
 NOISY = "unig"  # random enough that some hits of these runs are refused
@@ -31,7 +32,7 @@ BUDGETS = (1, 2, 3, 7, 100)
 def shards(**given):
     """Plan a request; one shard for each cell, the undefended first."""
     defaults = {"attacks": "square", "images": 8, "queries": 40, "eps": 0.1}
-    return plan(make_request(**{**defaults, **given}), HERE)
+    return plan(make_request(**{**defaults, **given}), HERE).shards
 
 
 def defended(defense, **given):
@@ -196,6 +197,9 @@ def test_everything_that_can_change_a_result_is_in_the_key():
         _cell(threat=Threat(Norm.L2, 0.1, 100)),
         _cell(threat=Threat(Norm.LINF, 0.2, 100)),
         _cell(threat=Threat(Norm.LINF, 0.1, 101)),
+        _cell(threat=Threat(Norm.LINF, 0.1, 100, Aim.TARGETED)),
+        _cell(protocol=Protocol((10, 100), scores=Scores.parse("top-3"))),
+        _cell(protocol=Protocol((10, 100), scores=Scores.parse("top-5"))),
         _cell(protocol=Protocol((11, 100))),
         _cell(protocol=Protocol((10, 100), votes=11)),
         _cell(images=9),
@@ -218,7 +222,7 @@ def test_a_key_is_equal_in_another_process_and_next_year():
     done = subprocess.run(command, capture_output=True, check=True, text=True, cwd=here)
     keys = [_cell().key, Shard(_cell(), 0, 4).key]
     assert done.stdout.split() == keys
-    assert keys == ["dca65b87d85b7eea", "3cc67e7acdb41cd9"]
+    assert keys == ["0a1df4b98a3e062b", "36fbe1ed2bae587d"]
 
 
 def test_a_coupled_defense_has_the_shard_size_in_its_key_and_no_other_has():

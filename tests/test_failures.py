@@ -23,6 +23,8 @@ from command import (
     world,
 )
 
+from benchmark.spec import SCHEMA
+
 bench = command.bench
 kept = command.kept
 
@@ -137,7 +139,7 @@ DAMAGE = {
     "another number": lambda text: text.replace('"first": 0', '"first": 2'),
     "not a number": lambda text: text.replace('"first": 0', '"first": NaN'),
     "no shard": lambda _text: "[1]",
-    "an older schema": lambda text: text.replace('"schema": 1', '"schema": 0'),
+    "an older schema": lambda text: text.replace(f'"schema": {SCHEMA}', '"schema": 0'),
 }
 
 

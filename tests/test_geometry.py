@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import SHAPES, toy_problem
 
-from benchmark.geometry import cross_entropy, distance, margin, project
+from benchmark.geometry import distance, project
+from benchmark.objective import Objective, margin
 from benchmark.rows import keep, occurrence
 from benchmark.types import Norm
 
@@ -101,7 +104,9 @@ def test_a_margin_is_negative_just_where_another_label_wins_and_ignores_shifts(r
 @given(LOGITS, st.data())
 def test_cross_entropy_is_the_log_probability_of_the_label(rows, data):
     labels = [data.draw(st.integers(0, 2)) for _ in rows]
-    found = cross_entropy(torch.tensor(rows, dtype=torch.float64), torch.tensor(labels))
+    problem = replace(toy_problem(count=len(rows), classes=3), labels=torch.tensor(labels))
+    objective = Objective(problem, "ce")
+    found = objective.of(torch.tensor(rows, dtype=torch.float64), problem.rows)
     for row, label, value in zip(rows, labels, found.tolist(), strict=True):
         assert value == pytest.approx(row[label] - np.logaddexp.reduce(row), abs=1e-9)
 

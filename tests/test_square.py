@@ -9,7 +9,12 @@ from support import Recorder, constant, digits, linear, toy_oracle, toy_problem,
 from benchmark.drive import drive
 from benchmark.geometry import corners
 from benchmark.rng import RowRng, seed_from
-from registry.attacks.square import _sides, square
+from registry.attacks.square import square
+from registry.moves.windows import sides as window_sides
+
+
+def sides_of(spent, span, p, shape):
+    return window_sides(spent, span, p, shape, odd=False)
 
 
 def attack(problem, answer, **parameters):
@@ -35,15 +40,15 @@ def trails(problem, record):
 )
 def test_the_side_follows_the_official_schedule(p, sides):
     last = torch.tensor([10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000, 9999])
-    assert _sides(last, 10_000, p, (32, 32)).tolist() == sides
+    assert sides_of(last, 10_000, p, (32, 32)).tolist() == sides
     first = torch.tensor([0, *(last[:-1] + 1).tolist()])
-    assert _sides(first, 10_000, p, (32, 32)).tolist() == sides
+    assert sides_of(first, 10_000, p, (32, 32)).tolist() == sides
 
 
 @pytest.mark.parametrize("divisor", range(10))
 def test_a_compressed_schedule_of_100_queries_has_the_official_bands(divisor):
     counts = [1, 0, 2, 3, 5, 10, 20, 20, 20, 18]  # 99 proposals follow the stripes
-    sides = _sides(torch.arange(99), 100, 1.0, (4096, 4096))
+    sides = sides_of(torch.arange(99), 100, 1.0, (4096, 4096))
     expected = round(4095 if divisor == 0 else (4096**2 / 2**divisor) ** 0.5)
     assert int((sides == expected).sum()) == counts[divisor]
 
@@ -100,7 +105,7 @@ def test_a_proposal_changes_one_window_and_never_nothing(p):
             loss = float(logits[problem.labels[row]] - others.max())
             if number:
                 changed = (shown - incumbent).abs() > 1e-7
-                side = int(_sides(torch.tensor([number - 1]), 120, p, (16, 12))[0])
+                side = int(sides_of(torch.tensor([number - 1]), 120, p, (16, 12))[0])
                 where = changed.any(0).nonzero()
                 assert len(where) > 0
                 assert int((where.max(0).values - where.min(0).values).max()) < side

@@ -25,7 +25,8 @@ from benchmark.store import Store
 CELL = {
     "cell": "c" * 16, "dataset": "mnist", "dataset_fingerprint": "f", "model": "m",
     "model_fingerprint": "g", "defense": "rnd", "attack": "square", "norm": "linf", "eps": 0.3,
-    "budgets": "10+50", "protocol": "p", "parameters": "{}", "seed": 0, "images": 12,
+    "aim": "untargeted",
+    "budgets": "10+50", "protocol": "p", "parameters": '{"attack": {}}', "seed": 0, "images": 12,
 }  # fmt: skip
 
 
@@ -37,7 +38,7 @@ def image(seed):
     first = rng.choice([None, rng.randint(1, 50)]) if attacked else None
     broken = rng.choice([None, rng.randint(first, 50)]) if first else None
     return {
-        "image": 1000 + seed, "label": rng.randint(0, 9), "clean_draws": 9,
+        "image": 1000 + seed, "label": rng.randint(0, 9), "target": None, "clean_draws": 9,
         "clean_correct": correct, "attacked": attacked,
         "queries": (broken or 50) if attacked else 0, "first_hit": first, "broken_at": broken,
         "distance": 0.25 if broken else None,
@@ -114,7 +115,7 @@ def test_a_damaged_shard_is_refused_and_passed_over_by_tables(kind, tmp_path):
     path.write_bytes(damaged if isinstance(damaged, bytes) else damaged.encode())
     message = refusal(StoreError, lambda: store.read(bad["key"]))
     assert str(path) in message
-    assert ("schema 2" if kind == "newer" else "damaged") in message
+    assert (f"schema {SCHEMA + 1}" if kind == "newer" else "damaged") in message
     assert list(tables.rebuild(store)["cell"]) == [CELL["cell"]] * 2
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from benchmark.data import Dataset, Split, stratified
-from benchmark.types import Norm, Probes, Problem, Threat
+from benchmark.types import Aim, Norm, Probes, Problem, Threat
 from benchmark.victim import Victim
 
 CLASSES = 4
@@ -58,18 +58,27 @@ class Toy:
         """Pose some of the images, by default all."""
         index = torch.tensor(rows or range(len(self.images)))
         threat = Threat(norm, _RADIUS[norm], budget)
+        classes = len(self.weights)
         return Problem(
-            self.images[index].clone(), self.labels[index].clone(), threat, CLASSES, probes
+            self.images[index].clone(), self.labels[index].clone(), threat, classes, probes
         )
 
+    def targeted(self, problem: Problem) -> Problem:
+        """Aim at the next class, and give an image of it to start from."""
+        targets = (problem.labels + 1) % problem.num_classes
+        signs = self.weights[targets] - self.weights.mean(0)
+        starts = (signs.view_as(problem.images) > 0).to(problem.images)
+        threat = replace(problem.threat, aim=Aim.TARGETED)
+        return replace(problem, threat=threat, targets=targets, starts=starts)
 
-def toy(shape: tuple[int, int, int] = (3, 8, 7), count: int = 6) -> Toy:
+
+def toy(shape: tuple[int, int, int] = (3, 8, 7), count: int = 6, classes: int = CLASSES) -> Toy:
     """Make a toy whose images lie at moderate distances from the boundary."""
     source = torch.Generator().manual_seed(20260101)
     images = torch.rand((count, *shape), generator=source, dtype=torch.float64)
     images[:, :, 0, 0], images[:, :, 0, 1] = 0.0, 1.0
     size = images[0].numel()
-    weights = torch.randn((CLASSES, size), generator=source, dtype=torch.float64) / size**0.5
+    weights = torch.randn((classes, size), generator=source, dtype=torch.float64) / size**0.5
     # Centred rows keep brightness from deciding, so that labels differ.
     weights -= weights.mean(1, keepdim=True)
     labels = torch.stack([weights @ image.flatten() for image in images]).argmax(1)

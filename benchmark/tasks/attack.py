@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -13,16 +13,19 @@ from torch import Tensor
 
 from benchmark import audit
 from benchmark.catalogue import ATTACKS, load_file
-from benchmark.data import Samples, Split
+from benchmark.data import Dataset, Samples, Split
 from benchmark.defended import Defended
-from benchmark.drive import drive
+from benchmark.drive import play
+from benchmark.facts import AttackFacts
 from benchmark.loading import build_defense, load_cell
 from benchmark.oracle import Oracle, Terms
 from benchmark.plan import Surroundings
 from benchmark.protocol import Protocol
 from benchmark.rng import RowRng, seed_from
-from benchmark.spec import Shard
-from benchmark.types import Probes, Problem
+from benchmark.spec import Cell, Shard
+from benchmark.targets import draw_targets, starts
+from benchmark.types import Aim, Problem
+from benchmark.victim import Victim
 
 
 @dataclass(frozen=True)
@@ -94,10 +97,8 @@ def run_shard(shard: Shard, surroundings: Surroundings) -> ShardResult:
         desk.clean, images, labels, draws, streams.defense("clean", samples.ids.tolist())
     )
     attacked = 2 * right > draws
-    problem = Problem(
-        images[attacked], labels[attacked], cell.threat, dataset.num_classes, cell.protocol.probes
-    )
     ids = [int(i) for i, chosen in zip(samples.ids, attacked.tolist(), strict=True) if chosen]
+    problem = _problem(cell, images[attacked], labels[attacked], ids, dataset, victim)
     oracle, judge = _attack(shard, problem, ids, streams, desk)
     expected = _expected(oracle, cell.protocol, desk.expected, streams, ids)
     costs = {
@@ -120,6 +121,19 @@ def usual_batch(device: torch.device, pixels: int) -> int:
     return max(4, min(64, 100_000 // pixels))
 
 
+def _problem(
+    cell: Cell, images: Tensor, labels: Tensor, ids: list[int], dataset: Dataset, victim: Victim
+) -> Problem:
+    """Pose the attacked images, with targets and starting images where they are needed."""
+    facts: AttackFacts = ATTACKS.choose(cell.attack.text).entry.facts
+    problem = Problem(images, labels, cell.threat, dataset.num_classes, cell.protocol.probes)
+    if cell.threat.aim is Aim.UNTARGETED:
+        return problem
+    targets = draw_targets(labels, ids, dataset.num_classes, cell.seed)
+    found = starts(targets, ids, dataset, victim, cell.seed) if facts.starts else None
+    return replace(problem, targets=targets, starts=found)
+
+
 def _attack(
     shard: Shard, problem: Problem, ids: list[int], streams: _Streams, desk: _Desk
 ) -> tuple[Oracle, audit.Judge | None]:
@@ -130,11 +144,11 @@ def _attack(
     judge: audit.Judge | None = None
     if not desk.counted.steady:
         rng = streams.defense("verify", ids)
-        judge = audit.Judge(desk.verify, problem.labels, cell.protocol.votes, rng)
+        judge = audit.Judge(desk.verify, problem, cell.protocol.votes, rng)
     terms = Terms(
         choice.entry.name,
         facts.access,
-        cell.protocol.probes if facts.probes else Probes.BALL,
+        facts.region(cell.protocol.probes),
         cell.protocol.scores,
         cell.protocol.budgets,
     )
@@ -144,7 +158,7 @@ def _attack(
 
     oracle = Oracle(problem, answer, judge, terms)
     if ids:
-        drive(choice.entry.build(problem, streams.attack(ids), **choice.values), oracle)
+        play(choice, problem, streams.attack(ids), oracle)
     return oracle, judge
 
 
@@ -158,8 +172,7 @@ def _expected(
         marks = torch.tensor(budgets, device=broken.device)
         return (broken > 0) & (broken <= marks)
     rng = streams.defense("expected", ids)
-    labels = oracle.problem.labels
-    return audit.expected_broken(defended, oracle.memory, labels, budgets, draws, rng)
+    return audit.expected_broken(defended, oracle.memory, oracle.problem, budgets, draws, rng)
 
 
 def _columns(
@@ -174,11 +187,13 @@ def _columns(
 
     def spread(values: list[Any], default: Any) -> list[Any]:
         found = iter(values)
-        return [next(found) if chosen else default for chosen in attacked.tolist()]
+        return [next(found, default) if chosen else default for chosen in attacked.tolist()]
 
+    targets = oracle.problem.targets
     return {
         "image": samples.ids.tolist(),
         "label": samples.labels.tolist(),
+        "target": spread([] if targets is None else targets.tolist(), None),
         "clean_draws": [draws] * len(right),
         "clean_correct": right.tolist(),
         "attacked": attacked.tolist(),

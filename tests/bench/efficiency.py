@@ -24,13 +24,13 @@ from benchmark.config import load_config
 from benchmark.data import Split
 from benchmark.defended import Defended
 from benchmark.defense import Defense
-from benchmark.drive import drive
+from benchmark.drive import play
 from benchmark.loading import load_dataset, load_victim
 from benchmark.machine import settle
 from benchmark.oracle import Oracle, Terms
 from benchmark.rng import RowRng, seed_from
 from benchmark.tasks.attack import usual_batch
-from benchmark.types import Norm, Probes, Problem, Threat
+from benchmark.types import Norm, Problem, Threat
 from benchmark.victim import Victim
 
 SIZES = (4, 8, 16, 32, 64, 128)
@@ -93,11 +93,11 @@ def attacked(name: str, problem: Problem, answer: Paused) -> tuple[float, float]
     """Counted queries per second of one attack on one shard, and the bare rate meanwhile."""
     choice = ATTACKS.choose(name)
     facts = choice.entry.facts
-    region = problem.probes if facts.probes else Probes.BALL
-    oracle = Oracle(problem, answer, None, Terms(name, facts.access, region))
+    terms = Terms(name, facts.access, facts.region(problem.probes))
+    oracle = Oracle(problem, answer, None, terms)
     start = time.perf_counter()
     rng = RowRng([seed_from("bench", name, row) for row in range(len(problem.images))])
-    drive(choice.entry.build(problem, rng, **choice.values), oracle)
+    play(choice, problem, rng, oracle)
     spent = time.perf_counter() - start - answer.seconds
     return int(oracle.used.sum()) / spent, answer.rate
 

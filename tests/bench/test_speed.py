@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmark.catalogue import ATTACKS
-from benchmark.drive import drive
+from benchmark.drive import play
 from benchmark.oracle import Oracle, Terms
 from benchmark.rng import RowRng, seed_from
 from benchmark.types import Norm, Probes, Problem, Threat
@@ -32,10 +32,10 @@ def nearly_free(images, rows):
 
 
 def whole_attack(name: str) -> int:
-    problem, entry = shard(), ATTACKS.get(name)
-    region = Probes.BOX if entry.facts.probes else Probes.BALL
+    problem, choice = shard(), ATTACKS.choose(name)
+    region = choice.entry.facts.region(Probes.BOX)
     oracle = Oracle(problem, nearly_free, None, Terms(name, region=region))
-    drive(entry.build(problem, RowRng([seed_from(row) for row in range(ROWS)])), oracle)
+    play(choice, problem, RowRng([seed_from(row) for row in range(ROWS)]), oracle)
     return int(oracle.used.sum())
 
 

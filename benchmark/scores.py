@@ -1,0 +1,93 @@
+"""What a reply shows of the defended logits (docs/protocol.md, question 4)."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+
+import torch
+from torch import Tensor
+
+from benchmark.types import Access
+
+_FORM = re.compile(r"(top|rounded)-(\d+)")
+_LEAST = 1e-12  # a probability of zero, before its logarithm is taken
+_DIGITS = 7  # float32 has no more
+
+
+class Kind(StrEnum):
+    """Which of the outputs a service shows."""
+
+    LOGITS = "logits"
+    LOG_PROBABILITIES = "log-probabilities"
+    PROBABILITIES = "probabilities"
+    TOP = "top"
+    ROUNDED = "rounded"
+    LABEL = "label"
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What replies show.
+
+    Attributes:
+        kind: Which output.
+        number: Classes of `top`, decimals of `rounded`, 0 for the others.
+    """
+
+    kind: Kind = Kind.LOG_PROBABILITIES
+    number: int = 0
+
+    @classmethod
+    def parse(cls, text: str) -> Scores:
+        """Read `logits`, `top-5`, `rounded-3`, ...
+
+        Raises:
+            ValueError: With what is allowed.
+        """
+        match = _FORM.fullmatch(text)
+        if match and int(match[2]) >= 1 and (match[1] == "top" or int(match[2]) <= _DIGITS):
+            return cls(Kind(match[1]), int(match[2]))
+        if text in {kind.value for kind in Kind} - {Kind.TOP, Kind.ROUNDED}:
+            return cls(Kind(text))
+        raise ValueError(
+            "Allowed: logits, log-probabilities, probabilities, top-K (K classes), "
+            f"rounded-D (1 to {_DIGITS} decimals), label."
+        )
+
+    def __str__(self) -> str:
+        """Write it as `parse` reads it."""
+        return f"{self.kind}-{self.number}" if self.number else str(self.kind)
+
+    @property
+    def access(self) -> Access:
+        """What an attack is shown."""
+        return {Kind.TOP: Access.TOPK, Kind.LABEL: Access.LABEL}.get(self.kind, Access.SCORES)
+
+    def show(self, logits: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Turn logits, (n, K), into what is shown.
+
+        Returns:
+            Logarithms of probabilities (or logits), (n, K), and which of them were shown, (n, K)
+            bool, None for all. A class that was not shown has the most it can have: the least
+            probability shown, or what the shown ones leave, whichever is less.
+        """
+        if self.kind is Kind.LOGITS:
+            return logits.clone(), None
+        if self.kind is Kind.LOG_PROBABILITIES:
+            return logits.log_softmax(1), None
+        chances = logits.softmax(1)
+        if self.kind is Kind.PROBABILITIES:
+            return chances.clamp_min(_LEAST).log(), None
+        if self.kind is Kind.ROUNDED:
+            # Zero means less than half a unit of the last decimal.
+            unit = 10.0**-self.number
+            return ((chances / unit).round() * unit).clamp_min(unit / 2).log(), None
+        return self._best(chances)
+
+    def _best(self, chances: Tensor) -> tuple[Tensor, Tensor]:
+        best, places = chances.topk(min(self.number or 1, chances.shape[1]), 1)
+        shown = torch.zeros_like(chances, dtype=torch.bool).scatter_(1, places, True)
+        rest = torch.minimum(1 - best.sum(1, keepdim=True), best[:, -1:])
+        return torch.where(shown, chances, rest).clamp_min(_LEAST).log(), shown

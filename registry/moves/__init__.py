@@ -1,0 +1,1 @@
+"""Moves that several attacks share: windows, estimates, bases."""
