@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmark import params
-from benchmark.catalogue import ATTACKS, DATASETS, DEFENSES, MODELS, Choice, load_file
+from benchmark.catalogue import DATASETS, DEFENSES, MODELS, Choice, load_file
+from benchmark.choices import attack_choices
 from benchmark.config import Config
 from benchmark.data import Split
 from benchmark.errors import SpecError
-from benchmark.facts import AttackFacts, Level
+from benchmark.facts import Level
 from benchmark.loading import build_defense, forget, load_dataset, load_victim
 from benchmark.protocol import Protocol
 from benchmark.request import Request
 from benchmark.spec import Cell, Part, Shard
-from benchmark.types import Access, Aim, Threat
+from benchmark.types import Aim, Threat
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def plan(request: Request, surroundings: Surroundings) -> Plan:
     forget()  # files may have changed since an earlier run in this process
     check_device(surroundings.device)
     dataset, model = _victim(request, surroundings)
-    attacks = [choice for text in request.attacks for choice in _attacks(text, request)]
+    attacks = [choice for text in request.attacks for choice in attack_choices(text, request)]
     victim = load_victim(model.text, dataset.text, surroundings.config, surroundings.device)
     defenses = [DEFENSES.choose(text) for text in _with_undefended(request.defenses)]
     data = load_dataset(dataset.text, surroundings.config)
@@ -146,63 +146,6 @@ def _victim(request: Request, surroundings: Surroundings) -> tuple[Part, Part]:
         _part(chosen, request.dataset, fingerprint=data.fingerprint),
         _part(model_choice, usual, fingerprint=victim.fingerprint),
     )
-
-
-def _attacks(text: str, request: Request) -> list[Choice[AttackFacts]]:
-    """Resolve one attack, once for each number of repeats that the request names.
-
-    Raises:
-        SpecError: If the attack cannot do what the request asks for.
-    """
-    choice = ATTACKS.choose(text)
-    _check_attack(choice, request)
-    if request.eot is None:
-        choices = [choice]
-    elif choice.values["eot"] != 1:
-        raise SpecError(f"attack '{text}' and --eot both say how often a question is asked")
-    else:
-        values = [
-            params.resolve(choice.entry.parameters, {**choice.values, "eot": m}, text)
-            for m in request.eot
-        ]
-        choices = [replace(choice, values=value) for value in values]
-    for each in choices:
-        if each.values["eot"] > request.queries:
-            raise SpecError(
-                f"attack '{each}' asks each question {each.values['eot']} times, "
-                f"but --queries is {request.queries}"
-            )
-    return choices
-
-
-def _check_attack(choice: Choice[AttackFacts], request: Request) -> None:
-    facts, name = choice.entry.facts, choice.entry.name
-    if request.norm not in facts.norms:
-        allowed = ", ".join(facts.norms)
-        raise SpecError(
-            f"attack '{name}' does not support --norm {request.norm}. Allowed: {allowed}."
-        )
-    if choice.preset and facts.presets[choice.preset].norm not in {None, request.norm}:
-        fitting = [n for n, p in facts.presets.items() if p.norm in {None, request.norm}]
-        raise SpecError(
-            f"preset '{name}@{choice.preset}' is for {facts.presets[choice.preset].norm}, the run "
-            f"has --norm {request.norm}. Allowed: {', '.join(fitting) or 'none'}."
-        )
-    aim = Aim.TARGETED if request.targeted else Aim.UNTARGETED
-    if aim not in facts.aims:
-        hint = "give --targeted" if aim is Aim.UNTARGETED else "leave --targeted out"
-        raise SpecError(f"attack '{name}' is {facts.aims[0]} only: {hint}")
-    granted = request.scores.access
-    # Untargeted, the best classes are all that a loss needs: without the true label it is a hit.
-    enough = granted is Access.TOPK and not request.targeted
-    order = list(Access)
-    if order.index(facts.access) < order.index(granted) and not (
-        enough and facts.access is Access.SCORES
-    ):
-        raise SpecError(
-            f"attack '{name}' needs access '{facts.access}', but --scores {request.scores} "
-            f"shows '{granted}'"
-        )
 
 
 def _threat(request: Request, dataset: Part) -> Threat:

@@ -64,34 +64,33 @@ ORACLE, STORE, ENGINE = ("tests/test_oracle.py",), ("tests/test_store.py",), "te
 FAULTS = {
     "square-one-window-for-all": Fault(
         "registry/attacks/square.py",
-        "limits, (2,)).unbind(1)\n",
-        "limits, (2,))[:1].expand(len(members), 2).unbind(1)\n",
+        "place = places(members, corner(rng, chosen, side, shape, 1)[:, 0], side, shape)",
+        "top_left = corner(rng, chosen, side, shape, 1)[:1, 0].expand(len(members), 2)\n"
+        "        place = places(members, top_left, side, shape)",
         (contract("square", ISLANDS),),
     ),
     "square-global-seed": Fault(
         "registry/attacks/square.py",
-        "    low, high = corners(problem.images",
-        "    torch.manual_seed(0)\n    low, high = corners(problem.images",
+        "    rows = problem.rows\n",
+        "    torch.manual_seed(0)\n    rows = problem.rows\n",
         (contract("square", "It draws from its own streams only"),),
     ),
     "square-global-draw": Fault(
         "registry/attacks/square.py",
-        "stripes = rng.integers(rows, 2, (channels, 1, width)).bool()",
-        "stripes = torch.rand(len(rows), channels, 1, width) < 0.5",
+        "stripes = rng.integers(rows, 2, (self._low.shape[1], 1, self._low.shape[3])).bool()",
+        "stripes = torch.rand(len(rows), self._low.shape[1], 1, self._low.shape[3]) < 0.5",
         (contract("square", f"{SAME} questions"),),
     ),
     "nes-no-projection": Fault(
-        "registry/attacks/nes.py",
-        "current = project(\n"
-        "            current - stride * _direction(gradient, threat.norm), "
-        "centres, threat.eps, threat.norm\n        )",
-        "current = current - stride * _direction(gradient, threat.norm)",
+        "registry/moves/estimates.py",
+        "return project(current - stride * step, centres, threat.eps, threat.norm)",
+        "return current - stride * step",
         (contract("nes", BALL),),
     ),
     "writes-into-the-problem": Fault(
         "registry/attacks/square.py",
-        "    low, high = corners(problem.images",
-        "    problem.images.clamp_(min=1e-3)\n    low, high = corners(problem.images",
+        "    rows = problem.rows\n",
+        "    problem.images.clamp_(min=1e-3)\n    rows = problem.rows\n",
         (contract("square", "It leaves the images and labels it was given as they are"),),
     ),
     "counter-of-the-shard": Fault(
@@ -126,7 +125,7 @@ FAULTS = {
     ),
     "scores-under-label-access": Fault(
         "benchmark/oracle.py",
-        "if self.terms.access is Access.SCORES:",
+        "if self.terms.access is not Access.LABEL:",
         "if self.terms.access:",
         ORACLE,
     ),
@@ -205,16 +204,70 @@ FAULTS = {
         (ENGINE,),
     ),
     "misread-images-robust": Fault(
-        "benchmark/tables.py",
-        '(attacked & (hits["broken_at"] > budget))',
-        '(hits["broken_at"] > budget)',
+        "benchmark/measured.py",
+        "(attacked & (self.broken_at > budget))",
+        "(self.broken_at > budget)",
         STORE,
     ),
     "broken-at-the-budget-is-robust": Fault(
-        "benchmark/tables.py",
-        '(attacked & (hits["broken_at"] > budget))',
-        '(attacked & (hits["broken_at"] >= budget))',
+        "benchmark/measured.py",
+        "(attacked & (self.broken_at > budget))",
+        "(attacked & (self.broken_at >= budget))",
         STORE,
+    ),
+    "any-wrong-label-is-the-target": Fault(
+        "benchmark/types.py",
+        "return predicted == self.targets[rows]",
+        "return predicted != self.labels[rows]",
+        ("tests/test_objective.py",),
+    ),
+    "targets-by-attack": Fault(
+        "benchmark/tasks/attack.py",
+        "targets = draw_targets(labels, ids, dataset.num_classes, cell.seed)",
+        "targets = draw_targets(labels, ids, dataset.num_classes, int(cell.attack.name < 'r'))",
+        ("tests/test_choices.py",),
+    ),
+    "worst-case-of-the-average": Fault(
+        "benchmark/measured.py",
+        "np.minimum.reduce([one.broken_at for one in cells])",
+        "min((one.broken_at for one in cells), key=lambda hits: hits.sum())",
+        ("tests/test_choices.py",),
+    ),
+    "repeats-beyond-the-budget": Fault(
+        "benchmark/eot.py",
+        "sent = (occurrence(rows) + 1) * self._times <= self._oracle.left(rows)",
+        "sent = occurrence(rows) * self._times < self._oracle.left(rows)",
+        ("tests/test_objective.py",),
+    ),
+    "repeats-reduced-to-the-first": Fault(
+        "benchmark/eot.py",
+        "return draws.mean(1)",
+        "return draws[:, 0]",
+        ("tests/test_objective.py",),
+    ),
+    "hidden-classes-have-nothing": Fault(
+        "benchmark/scores.py",
+        "torch.where(shown, chances, rest)",
+        "torch.where(shown, chances, 0 * rest)",
+        ("tests/test_objective.py",),
+    ),
+    "square-l2-loses-what-was-clipped": Fault(
+        "registry/attacks/square.py",
+        "target = (mass + lost[:, None])",
+        "target = (mass + 0 * lost[:, None])",
+        ("tests/test_square_l2.py",),
+    ),
+    "signhunt-refuses-ties": Fault(
+        "registry/attacks/signhunt.py",
+        "kept = loss <= self._best",
+        "kept = loss < self._best",
+        ("tests/test_signhunt.py",),
+    ),
+    "simba-asks-a-direction-twice": Fault(
+        "registry/attacks/simba.py",
+        "self._turn = torch.where(better, self._turn | 1, self._turn) + 1",
+        "self._turn = self._turn + 1",
+        ("tests/test_simba.py",),
     ),
     "key-forgets-the-seed": Fault(
         "benchmark/spec.py",

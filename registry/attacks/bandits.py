@@ -7,7 +7,6 @@ from typing import Annotated, NamedTuple
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn import functional
 
 from benchmark.geometry import column, length
 from benchmark.objective import Loss, Objective
@@ -161,13 +160,13 @@ def bandits(
     objective = Objective(problem, loss)
     current, left = centres, problem.questions
     prior = centres.new_zeros((len(rows), *grid))
+    downhill = torch.zeros_like(centres)
     while left >= 3 and len(rows):
         noise = rng.normal(rows, grid).to(prior) / prior[0].numel() ** 0.5
-        value = _value(prior, threat.norm)
-        pair = torch.stack((value + noisy * noise, value - noisy * noise), 1)
-        offsets = _stretched(_spread(pair.flatten(0, 1), centres), reach)
-        offsets = offsets.view(-1, 2, *centres.shape[1:])
-        queries = probes(problem, current, centres, rows, offsets)
+        aside = _spread(noisy * noise, centres)
+        pair = torch.stack((downhill + aside, downhill - aside), 1)
+        pair *= (reach / length(pair.flatten(0, 1)).clamp_min(1e-12)).view(-1, 2, 1, 1, 1)
+        queries = probes(problem, current, centres, rows, pair)
         replies = yield queries
         losses = objective(replies, queries.rows).view(-1, 2)
         fall = pace * (losses[:, 1] - losses[:, 0]) / reach
@@ -177,7 +176,9 @@ def bandits(
         current = descend(current, centres, -downhill, stride, threat)
         replies = yield Queries(current, rows)
         left -= 3
-        rows, centres, current, prior = keep(~replies.finished, rows, centres, current, prior)
+        rows, centres, current, prior, downhill = keep(
+            ~replies.finished, rows, centres, current, prior, downhill
+        )
 
 
 def _grid(tile: int | None, images: Tensor) -> tuple[int, int, int]:
@@ -197,10 +198,9 @@ def _value(prior: Tensor, norm: Norm) -> Tensor:
 
 def _spread(tiles: Tensor, like: Tensor) -> Tensor:
     """Give each pixel the value of its tile."""
-    size = [int(side) for side in like.shape[2:]]
-    return tiles if list(tiles.shape[2:]) == size else functional.interpolate(tiles, size)
-
-
-def _stretched(directions: Tensor, to: float) -> Tensor:
-    """Scale each direction to a length."""
-    return directions * column(to / length(directions).clamp_min(1e-12), directions)
+    for axis in (2, 3):
+        here, there = tiles.shape[axis], like.shape[axis]
+        if here != there:
+            nearest = torch.arange(there, device=tiles.device) * here // there
+            tiles = tiles.index_select(axis, nearest)
+    return tiles
