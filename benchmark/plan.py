@@ -103,13 +103,14 @@ def _pairs(
     """
     pairs, left_out = [], []
     for defense in defenses:
-        for attack in attacks:
-            if attack.record["parameters"]["eot"] == 1 or defense.name not in steady:
-                pairs.append((defense, attack))
-                continue
+        repeat = [a for a in attacks if a.record["parameters"]["eot"] > 1]
+        senseless = repeat if defense.name in steady else []
+        pairs += [(defense, attack) for attack in attacks if attack not in senseless]
+        if senseless:
+            names = ", ".join(attack.name for attack in senseless)
             left_out.append(
-                f"{attack.name} is not run against '{defense.name}': its answers are "
-                "deterministic, so repeating a question (eot > 1) would waste the budget"
+                f"against '{defense.name}' a repeated question (eot > 1) has the same answer "
+                f"every time, so these are not run: {names}"
             )
     if not pairs:
         raise SpecError(f"nothing is left to run: {left_out[0]}")

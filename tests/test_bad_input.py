@@ -51,7 +51,7 @@ BAD = [
     (["--attacks", "nes@unik"], "attack 'nes' has no preset 'unik'. Did you mean: unig"),
     (["--attacks", "nes@unig", "--norm", "l2"], "preset 'nes@unig' is for linf"),
     (["--attacks", "nes@unig[pairz=1]"], "has no parameter 'pairz'. Did you mean: pairs"),
-    (["--attacks", "square[eot=5]"], "nothing is left to run: square[eot=5]"),
+    (["--attacks", "square[eot=5]"], "nothing is left to run: against 'none' a repeated question"),
     (["--attacks", "square[eot=6]", "--defenses", "rnd"], "asks each question 6 times"),
     (["--attacks", "square[eot=0]"], "eot=0 is not allowed"),
     (["--attacks", "square[reduce=mean]"], "reduce=mean is not allowed"),
