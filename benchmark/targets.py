@@ -39,7 +39,8 @@ def starts(
 ) -> Tensor:
     """Give each image one of its target's class from split `calibrate`, (B, C, H, W).
 
-    It is one that the undefended victim gets right, drawn by seed and image.
+    It is drawn by seed and image: the first of 20 that the undefended victim gets right, or the
+    first of them if it gets none right.
 
     Raises:
         DataError: If the split has none.

@@ -19,6 +19,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import joblib
 from tabulate import tabulate
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -360,18 +361,21 @@ def caught_by(fault: Fault | None, tests: list[str]) -> str:
     raise SystemExit(f"pytest ended with {code} and no failed assertion:\n{said}")
 
 
+def _row(name: str, fault: Fault) -> list[str]:
+    began = time.monotonic()
+    test = caught_by(fault, list(fault.tests))
+    return [name, test or "ESCAPED", f"{time.monotonic() - began:.1f}"]
+
+
 def main(names: list[str]) -> int:
     """Plant every fault asked for; 1 if one escapes."""
     chosen = {name: FAULTS[name] for name in names or FAULTS}
     wanted = sorted({test for fault in chosen.values() for test in fault.tests})
     if caught := caught_by(None, wanted):
         raise SystemExit(f"without any fault, {caught} fails")
-    rows, escaped = [], 0
-    for name, fault in chosen.items():
-        began = time.monotonic()
-        test = caught_by(fault, list(fault.tests))
-        escaped += not test
-        rows.append([name, test or "ESCAPED", f"{time.monotonic() - began:.1f}"])
+    together = joblib.Parallel(n_jobs=os.cpu_count(), prefer="threads")  # each is a process
+    rows = together(joblib.delayed(_row)(name, fault) for name, fault in chosen.items())
+    escaped = sum(row[1] == "ESCAPED" for row in rows)
     print(tabulate(rows, headers=["fault", "caught by", "seconds"]))
     print(f"{len(rows) - escaped} of {len(rows)} caught")
     return 1 if escaped else 0
