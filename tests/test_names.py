@@ -230,7 +230,7 @@ def test_a_plug_in_is_found_by_name_and_loaded_once(plugin):
     path = plugin("my_toy.py", GOOD.format(name="my_toy"))
     first, again = load_file(path), load_file(path)
     assert [entry.name for entry in first] == [entry.name for entry in again] == ["my-toy"]
-    assert ATTACKS.choose("my_toy[step=0.25]").values == {"step": 0.25}
+    assert ATTACKS.choose("my_toy[step=0.25]").values["step"] == 0.25
     assert first[0].facts.access is Access.LABEL and first[0].summary == "Do nothing."
 
 
