@@ -5,7 +5,8 @@
 
 The attack is stopped every half second to time the bare victim for a fifth, at one of its three
 best batch sizes in turn, in one process with one thread: a machine whose speed drifts changes all
-rates alike. The best of the three is what the attack is compared with.
+rates alike. The best of the three is what the attack is compared with. `inside` is the share of the
+attack's time that the victim took: steadier, but blind to batches that are smaller than the best.
 """
 
 from __future__ import annotations
@@ -68,6 +69,7 @@ class Paused:
         self._spent = {size: [0, 0.0] for size in bare.best}
         self._turns = itertools.cycle(bare.best)
         self._last = time.perf_counter()
+        self.inside = 0.0
 
     @property
     def seconds(self) -> float:
@@ -86,11 +88,14 @@ class Paused:
             for place, value in enumerate(self._bare.spend(size, BARE_SECONDS)):
                 self._spent[size][place] += value
             self._last = time.perf_counter()
-        return self._defended.answer(shown, rows, self._rng)
+        began = time.perf_counter()
+        logits = self._defended.answer(shown, rows, self._rng)
+        self.inside += time.perf_counter() - began
+        return logits
 
 
-def attacked(name: str, problem: Problem, answer: Paused) -> tuple[float, float]:
-    """Counted queries per second of one attack on one shard, and the bare rate meanwhile."""
+def attacked(name: str, problem: Problem, answer: Paused) -> tuple[float, float, float]:
+    """Counted queries per second of one attack, the bare rate meanwhile, the share inside."""
     choice = ATTACKS.choose(name)
     facts = choice.entry.facts
     terms = Terms(name, facts.access, facts.region(problem.probes))
@@ -99,7 +104,7 @@ def attacked(name: str, problem: Problem, answer: Paused) -> tuple[float, float]
     rng = RowRng([seed_from("bench", name, row) for row in range(len(problem.images))])
     play(choice, problem, rng, oracle)
     spent = time.perf_counter() - start - answer.seconds
-    return int(oracle.used.sum()) / spent, answer.rate
+    return int(oracle.used.sum()) / spent, answer.rate, answer.inside / spent
 
 
 def main() -> None:
@@ -124,7 +129,7 @@ def main() -> None:
     defended = Defended(victim, Defense(), batch)
     bare = Bare(victim, images)
     cases = {"never broken, 64 images": (64, 1e-6), "real run, 100 images": (100, eps)}
-    ratios: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    ratios: dict[tuple[str, str], list[tuple[float, float, float]]] = {}
     for _ in range(given.repeats):
         for name in given.attacks.split(","):
             for case, (count, radius) in cases.items():
@@ -133,21 +138,22 @@ def main() -> None:
                 answer = Paused(defended, bare, count)
                 ratios.setdefault((name, case), []).append(attacked(name, problem, answer))
     rows = []
-    for (name, case), pairs in ratios.items():
-        shares = [queries / forward for queries, forward in pairs]
+    for (name, case), found in ratios.items():
+        shares = [queries / forward for queries, forward, _ in found]
         rows.append(
             [
                 name,
                 case,
-                statistics.median(q for q, _ in pairs),
-                statistics.median(f for _, f in pairs),
+                statistics.median(q for q, _, _ in found),
+                statistics.median(f for _, f, _ in found),
                 statistics.median(shares),
                 min(shares),
                 max(shares),
+                statistics.median(i for _, _, i in found),
             ]
         )
-    headers = ["attack", "case", "queries/s", "bare images/s", "efficiency", "min", "max"]
-    print(tabulate(rows, headers, floatfmt=("", "", ".0f", ".0f", ".3f", ".3f", ".3f")))
+    headers = ["attack", "case", "queries/s", "bare images/s", "efficiency", "min", "max", "inside"]
+    print(tabulate(rows, headers, floatfmt=("", "", ".0f", ".0f", ".3f", ".3f", ".3f", ".3f")))
     speeds = {size: bare.rate(size, 1.0) for size in SIZES}
     print("bare images/s by batch: " + ", ".join(f"{b}: {v:.0f}" for b, v in speeds.items()))
     print(f"batches of the bare victim: {bare.best}")
