@@ -28,8 +28,7 @@ class Defended:
     @property
     def steady(self) -> bool:
         """Identical queries always get identical answers, whatever else is asked."""
-        traits = self.defense.traits
-        return not (traits.randomised or traits.coupled or traits.stateful)
+        return self.defense.traits.steady
 
     @torch.no_grad()
     def answer(self, images: Tensor, rows: Tensor, rng: RowRng) -> Tensor:

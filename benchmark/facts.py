@@ -110,6 +110,11 @@ class Traits:
     stateful: bool = False
     keeps_label: bool = False
 
+    @property
+    def steady(self) -> bool:
+        """Identical queries always get identical answers, whatever else is asked."""
+        return not (self.randomised or self.coupled or self.stateful)
+
 
 @dataclass(frozen=True)
 class DefenseFacts:

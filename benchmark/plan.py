@@ -74,7 +74,7 @@ def plan(request: Request, surroundings: Surroundings) -> Plan:
         defense.prepare(victim, data)
         if defense.traits.coupled:  # its answers depend on the images it shares a shard with
             companies[str(choice)] = request.shard
-        if not (defense.traits.randomised or defense.traits.coupled or defense.traits.stateful):
+        if defense.traits.steady:
             steady.add(str(choice))
     threat, kind = _threat(request, dataset), torch.device(surroundings.device).type
     protocol = Protocol(

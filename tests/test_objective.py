@@ -151,7 +151,6 @@ def test_a_repeated_question_costs_its_repeats_and_averages_the_noise():
 def test_a_deterministic_victim_answers_all_repeats_alike():
     problem = toy_problem(budget=100)
     once, _, _ = ask(problem, linear(problem), 1)
-    often, _, _ = ask(problem, linear(problem), 7)
     for reduction in ("logits", "loss", "probabilities"):
         often, _, _ = ask(problem, linear(problem), 7, reduction)
         for loss in ("margin", "ce", "prob"):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 from support import Recorder, constant, linear, toy_oracle, toy_problem, true_label_logits
@@ -183,7 +181,3 @@ def test_a_refresh_frees_an_attack_from_one_lucky_answer():
         return float(own.mean())
 
     assert kept(5) < kept(0) - 0.1
-
-
-def test_progress_counts_queries_so_that_repeats_do_not_slow_the_schedule():
-    assert math.isclose(float(sides(torch.tensor([50]), 100, 0.5, (64, 64), odd=False)[0]), 4)

@@ -15,7 +15,7 @@ from benchmark.types import Norm, Probes, Problem, Queries, Replies, Threat
 
 Directions = Literal["gaussian", "sphere"]
 
-_ROUND = 2**19  # pixel values of probes an image sends in a round, so that a round fits in memory
+ROUND = 2**19  # pixel values of probes an image sends in a round, so that a round fits in memory
 
 
 class Estimate(NamedTuple):
@@ -80,7 +80,7 @@ def antithetic(
     gradient = torch.zeros_like(current)
     total = current.new_zeros(len(rows))
     finished = torch.zeros_like(rows, dtype=torch.bool)
-    chunk = max(1, _ROUND // (2 * centres[0].numel()))
+    chunk = max(1, ROUND // (2 * centres[0].numel()))
     for start in range(0, pairs, chunk):
         count = min(chunk, pairs - start)
         noise = directions(rng, rows, count, current)

@@ -14,9 +14,8 @@ from benchmark.objective import Objective
 from benchmark.rng import RowRng
 from benchmark.rows import keep
 from benchmark.types import Norm, Problem, Queries, Replies, Steps
-from registry.moves.estimates import Directions, directions, probes
+from registry.moves.estimates import ROUND, Directions, directions, probes
 
-_ROUND = 2**19  # pixel values of probes an image sends in a round, so that a round fits in memory
 _WIDER = 5.0  # of P-RGF: what a probe grows by when no direction shows a difference
 
 
@@ -142,7 +141,7 @@ class ForwardDifferences:
         fan, like = self._fan, stand.current
         asked = (stand.left // 2 if fan.fresh else stand.left - 1).clamp_max(fan.count)
         gradient, flat = torch.zeros_like(like), torch.ones_like(stand.finished)
-        chunk = max(1, _ROUND // ((1 + fan.fresh) * like[0].numel()))
+        chunk = max(1, ROUND // ((1 + fan.fresh) * like[0].numel()))
         most = int(asked.max()) if len(asked) else 0
         for start in range(0, most, chunk):
             count = min(chunk, most - start)
