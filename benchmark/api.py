@@ -40,7 +40,8 @@ class ShardsFailedError(BenchError):
         kinds = dict.fromkeys(report.error for report in reports)
         tracebacks = "" if self.only_input else f" Tracebacks: {folder / 'failures'}."
         reasons = "; ".join(kinds).rstrip(".")
-        super().__init__(f"{_count(len(reports))} failed: {reasons}.{tracebacks}")
+        count = sum(len(report.shards) for report in reports)
+        super().__init__(f"{_count(count)} failed: {reasons}.{tracebacks}")
 
     @property
     def only_input(self) -> bool:

@@ -63,7 +63,11 @@ def run(
     queries: Annotated[int | None, typer.Option(help="Budget per image. [default: 300]")] = None,
     budgets: Annotated[str | None, typer.Option(help="Checkpoints, for example 50,100.")] = None,
     norm: Annotated[str | None, typer.Option(help="linf or l2. [default: linf]")] = None,
-    eps: Annotated[str | None, typer.Option(help="Radius, for example 8/255.")] = None,
+    eps: Annotated[str | None, typer.Option(help="Radii, for example 4/255,8/255.")] = None,
+    run_to_budget: Annotated[
+        bool | None,
+        typer.Option("--run-to-budget", help="Attack on inside the ball, for distances."),
+    ] = None,
     targeted: Annotated[
         bool | None, typer.Option("--targeted", help="Aim at one label, drawn for each image.")
     ] = None,
@@ -103,6 +107,7 @@ def run(
         budgets=budgets,
         norm=norm,
         eps=eps,
+        run_to_budget=run_to_budget,
         targeted=targeted,
         eot=eot,
         seed=seed,
@@ -116,8 +121,9 @@ def run(
     surroundings = Surroundings(places, tuple(plugin or ()), device, batch)
     cells = api.execute_request(request, surroundings, out, jobs, Console(stderr=True))
     first = cells.iloc[0]
+    radii = ", ".join(f"{eps:.4g}" for eps in cells["eps"].unique())
     typer.echo(
-        f"{first['model']} on {first['dataset']}, {first['norm']} eps {first['eps']:.4g}, "
+        f"{first['model']} on {first['dataset']}, {first['norm']} eps {radii}, "
         f"{first['aim']}, {first['images']} images; accuracy in %, robust = verified (S2)\n"
     )
     typer.echo(summary(cells))

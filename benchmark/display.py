@@ -76,9 +76,12 @@ def summary(cells: pd.DataFrame) -> str:
         at the last.
     """
     rows = []
-    for _, group in cells.groupby(["defense", "attack"], sort=False):
+    several = cells["eps"].nunique() > 1
+    for _, group in cells.groupby(["defense", "attack", "eps"], sort=False):
         last = group.iloc[-1]
         row = {"defense": last["defense"], "attack": last["attack"]}
+        if several:
+            row["eps"] = f"{last['eps']:.4g}"
         row["clean"] = _percent(last["clean_accuracy"])
         for _, point in group.iterrows():
             row[f"robust@{point['budget']}"] = _percent(point["robust_accuracy"])
@@ -88,6 +91,9 @@ def summary(cells: pd.DataFrame) -> str:
         row["expected"] = _percent(last["robust_accuracy_expected"])
         median = last["queries_median_censored"]
         row["median queries"] = "" if pd.isna(median) else f"{median:g}"
+        if cells["distance_median"].notna().any():
+            away = last["distance_median"]
+            row["median distance"] = "" if pd.isna(away) else f"{away:.4f}"
         rows.append(row)
     return tabulate(rows, headers="keys", disable_numparse=True, stralign="right")
 

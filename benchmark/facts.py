@@ -68,7 +68,7 @@ class AttackFacts:
         goal: What it looks for.
         probes: It asks on purpose outside the ball, as the probe policy allows.
         aims: What it can aim at.
-        starts: It needs an image of the target's class.
+        starts: Aimed at a target it needs an image of its class.
         presets: Settings of papers and code bases, by name.
         examples: Parameters under which the contract tests it besides the defaults, for
             example "[basis=pixel]".
@@ -89,7 +89,7 @@ class AttackFacts:
 
     def region(self, probes: Probes) -> Probes:
         """Where its questions may lie under a probe policy."""
-        if self.goal is Goal.NEAREST:
+        if self.goal is not Goal.IN_BALL:
             return Probes.BOX
         return probes if self.probes else Probes.BALL
 

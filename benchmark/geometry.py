@@ -52,3 +52,13 @@ def project(images: Tensor, centres: Tensor, eps: float, norm: Norm) -> Tensor:
     delta = images - centres
     shrink = (eps / length(delta).clamp_min(1e-12)).clamp_max(1.0)
     return (centres + delta * column(shrink, delta)).clamp_(0.0, 1.0)
+
+
+def push(images: Tensor, centres: Tensor, eps: float, norm: Norm) -> Tensor:
+    """Lengthen perturbations inside the ball to its surface, then clip to the box [0, 1].
+
+    Images outside the ball stay as they are.
+    """
+    stretch = eps / distance(images, centres, norm).clamp_min(1e-12)
+    moved = centres + (images - centres) * column(stretch, images)
+    return torch.where(column(stretch > 1, images), moved.clamp_(0.0, 1.0), images)

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from benchmark.curves import nearest
 from benchmark.spec import digest
-from benchmark.statistics import median_queries, wilson
+from benchmark.statistics import median, wilson
 
 WORST_CASE = "worst-case"
 
@@ -29,6 +30,8 @@ class Measured:
         first_hit: (n,) number of the first hit, infinite for none.
         broken_at: (n,) number of the verified hit, infinite for none.
         expected_broken: (n, budgets) the mean answer is adversarial.
+        nearest: (n, budgets) distance of the nearest hit so far, infinite for none, NaN if the
+            attack does not look for the nearest.
         costs: Queries of the whole cell.
     """
 
@@ -38,6 +41,7 @@ class Measured:
     first_hit: Floats
     broken_at: Floats
     expected_broken: Bools
+    nearest: Floats
     costs: Mapping[str, int]
 
     @classmethod
@@ -57,6 +61,7 @@ class Measured:
             numbers("first_hit"),
             numbers("broken_at"),
             np.array(column("expected_broken")),
+            nearest(column("trace_queries"), column("trace_distances"), _marks(cell)),
             {
                 "queries_used": sum(s["costs"]["counted_queries"] for s in shards),
                 "verification_queries": sum(s["costs"]["verification_queries"] for s in shards),
@@ -65,8 +70,7 @@ class Measured:
 
     def rows(self) -> list[dict[str, Any]]:
         """Make the rows of `cells.csv`, one for each budget."""
-        marks = [int(mark) for mark in self.cell["budgets"].split("+")]
-        return [self._row(place, budget) for place, budget in enumerate(marks)]
+        return [self._row(place, budget) for place, budget in enumerate(_marks(self.cell))]
 
     def _row(self, place: int, budget: int) -> dict[str, Any]:
         attacked = self.attacked
@@ -83,9 +87,14 @@ class Measured:
         spent = np.where(self.broken_at <= budget, self.broken_at, np.inf)[attacked]
         broken = spent[np.isfinite(spent)]
         row["queries_mean"] = float(broken.mean()) if len(broken) else None
-        row["queries_median"] = median_queries(broken)
-        row["queries_median_censored"] = median_queries(spent)
+        row["queries_median"] = median(broken)
+        row["queries_median_censored"] = median(spent)
+        row["distance_median"] = median(self.nearest[attacked, place])
         return row
+
+
+def _marks(cell: Mapping[str, Any]) -> list[int]:
+    return [int(mark) for mark in cell["budgets"].split("+")]
 
 
 def worst_case(cells: Sequence[Measured]) -> Measured:
@@ -111,5 +120,6 @@ def worst_case(cells: Sequence[Measured]) -> Measured:
         np.minimum.reduce([one.first_hit for one in cells]),
         np.minimum.reduce([one.broken_at for one in cells]),
         np.logical_or.reduce([one.expected_broken for one in cells]),
+        np.minimum.reduce([one.nearest for one in cells]),
         {name: sum(one.costs[name] for one in cells) for name in first.costs},
     )

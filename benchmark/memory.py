@@ -13,7 +13,7 @@ from benchmark.types import Problem
 
 
 class BestImages:
-    """Keeps, for each row, the image in the ball and the box with the lowest margin.
+    """Keeps, for each row, the image in the ball and the box that is worth most: least value.
 
     A verified image replaces it for good.
 
@@ -25,20 +25,20 @@ class BestImages:
     def __init__(self, problem: Problem, checkpoints: Sequence[int]) -> None:
         self._problem = problem
         self.images = problem.images.clone()
-        self._margins = problem.images.new_full((len(problem.images),), torch.inf)
+        self._values = problem.images.new_full((len(problem.images),), torch.inf)
         # At the budget itself the best image is the last one.
         self._marks = tuple(mark for mark in checkpoints if mark < problem.threat.budget)
         self._kept = [problem.images.clone() for _ in self._marks]
-        self._passed = [torch.zeros_like(self._margins, dtype=torch.bool) for _ in self._marks]
+        self._passed = [torch.zeros_like(self._values, dtype=torch.bool) for _ in self._marks]
 
-    def see(self, images: Tensor, rows: Tensor, number: Tensor, margins: Tensor) -> None:
-        """Look at the answered queries of a round; `number` counts each row's queries from 1."""
+    def see(self, images: Tensor, rows: Tensor, number: Tensor, values: Tensor) -> None:
+        """Look at some of the queries of a round; `number` counts each row's queries from 1."""
         for mark, kept, passed in zip(self._marks, self._kept, self._passed, strict=True):
-            passing = rows[number == mark + 1]
+            passing = torch.unique(rows[(number > mark) & ~passed[rows]])
             if len(passing):  # queries beyond the checkpoint must not count for it
-                self._update(images, rows, margins, number <= mark)
+                self._update(images, rows, values, number <= mark)
                 kept[passing], passed[passing] = self.images[passing], True
-        self._update(images, rows, margins, torch.ones_like(number, dtype=torch.bool))
+        self._update(images, rows, values, torch.ones_like(number, dtype=torch.bool))
 
     def settle(self, images: Tensor, rows: Tensor, number: Tensor) -> None:
         """Keep verified images for good, each from its query `number` on."""
@@ -54,16 +54,16 @@ class BestImages:
         place = self._marks.index(mark)
         return torch.where(column(self._passed[place], self.images), self._kept[place], self.images)
 
-    def _update(self, images: Tensor, rows: Tensor, margins: Tensor, counting: Tensor) -> None:
+    def _update(self, images: Tensor, rows: Tensor, values: Tensor, counting: Tensor) -> None:
         threat = self._problem.threat
-        better = (counting & (margins < self._margins[rows])).nonzero()[:, 0]
+        better = (counting & (values < self._values[rows])).nonzero()[:, 0]
         if not len(better):
             return
         shown, centres = images[better], self._problem.images[rows[better]]
         inside = distance(shown, centres, threat.norm) <= allowed(threat.eps, threat.norm)
         inside &= (shown.flatten(1).amin(1) >= 0) & (shown.flatten(1).amax(1) <= 1)
         better = better[inside]
-        better = better[margins[better].argsort(stable=True)]
+        better = better[values[better].argsort(stable=True)]
         better = better[occurrence(rows[better]) == 0]
         self.images[rows[better]] = images[better]
-        self._margins[rows[better]] = margins[better]
+        self._values[rows[better]] = values[better]

@@ -14,10 +14,11 @@ from benchmark.memory import BestImages
 from benchmark.objective import Objective
 from benchmark.rows import occurrence, spread
 from benchmark.scores import Scores
-from benchmark.types import Access, Norm, Probes, Problem, Queries, Replies
+from benchmark.tally import JudgeFn, Seen, Tally
+from benchmark.trace import Trace
+from benchmark.types import Access, Goal, Norm, Probes, Problem, Queries, Replies
 
 AnswerFn = Callable[[Tensor, Tensor], Tensor]  # images, rows -> logits
-JudgeFn = Callable[[Tensor, Tensor], Tensor]  # images, rows -> verified
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class Terms:
         region: Where queries may lie.
         scores: What score access shows.
         checkpoints: Query counts at which the best image so far is remembered.
+        goal: What the attack looks for.
+        run_to_budget: Broken images are attacked on, for the distances that would be reached.
     """
 
     name: str
@@ -37,6 +40,8 @@ class Terms:
     region: Probes = Probes.BALL
     scores: Scores = field(default_factory=Scores)
     checkpoints: Sequence[int] = ()
+    goal: Goal = Goal.IN_BALL
+    run_to_budget: bool = False
 
 
 class Oracle:
@@ -46,16 +51,14 @@ class Oracle:
         problem: The images under attack.
         answer: Gives logits for images and rows.
         judge: Decides which hits on a randomised victim are verified; None for a deterministic
-            victim, whose hits are verified by themselves.
+            victim.
         terms: What the attack may ask and see.
 
     Attributes:
         used: (B,) counted queries of each image.
-        first_hit: (B,) number of the first query that was a hit (S1), 0 for none.
-        broken_at: (B,) number of the query whose hit was verified (S2), 0 for none.
         finished: (B,) bool, True where no more queries are answered.
-        memory: The best image so far and at each checkpoint; None for deterministic victims.
-        reach: (B,) distance of the image that broke the row, NaN for none.
+        tallies: What was reached, at the problem's radius and at others.
+        trace: How near the hits were, for an attack that looks for the nearest; else None.
     """
 
     def __init__(
@@ -68,16 +71,42 @@ class Oracle:
         )
         self.problem, self.terms = problem, terms
         self._depth = Objective(problem)
-        self._answer, self._judge = answer, judge
+        self._answer = answer
         images, threat = problem.images, problem.threat
-        counts = torch.zeros(len(images), dtype=torch.int64, device=images.device)
-        self.used, self.first_hit, self.broken_at = counts, counts.clone(), counts.clone()
-        self.finished = torch.zeros_like(counts, dtype=torch.bool)
-        self.reach = images.new_full((len(images),), torch.nan)
-        self.memory = None if judge is None else BestImages(problem, terms.checkpoints)
+        self.used = torch.zeros(len(images), dtype=torch.int64, device=images.device)
+        self.finished = torch.zeros_like(self.used, dtype=torch.bool)
+        self.tallies: list[Tally] = []
+        self.count_at(threat.eps, judge)
+        seeks = terms.goal is Goal.NEAREST
+        self.trace = Trace(len(images), images.device) if seeks else None
         low, high = corners(images, allowed(threat.eps, threat.norm))
         self._lock = _Gathered(low, high)
-        self._marks = torch.tensor(tuple(terms.checkpoints), device=images.device)
+
+    def count_at(self, eps: float, judge: JudgeFn | None) -> None:
+        """Keep a tally at one more radius; call it before the first question."""
+        problem = replace(self.problem, threat=replace(self.problem.threat, eps=eps))
+        nearest = self.terms.goal is Goal.NEAREST
+        self.tallies.append(Tally(problem, judge, tuple(self.terms.checkpoints), nearest=nearest))
+
+    @property
+    def first_hit(self) -> Tensor:
+        """(B,) number of the first hit in the problem's ball, 0 for none."""
+        return self.tallies[0].first_hit
+
+    @property
+    def broken_at(self) -> Tensor:
+        """(B,) number of the first verified hit in the problem's ball, 0 for none."""
+        return self.tallies[0].broken_at
+
+    @property
+    def reach(self) -> Tensor:
+        """(B,) distance of the hit that broke the row, NaN for none."""
+        return self.tallies[0].reach
+
+    @property
+    def memory(self) -> BestImages | None:
+        """The best images; None for deterministic victims."""
+        return self.tallies[0].memory
 
     def ask(self, queries: Queries) -> Replies:
         """Answer a round of queries, each row up to its budget.
@@ -106,51 +135,31 @@ class Oracle:
         self._check_region(images, rows)
         logits = self._answer(images, rows)
         self.used.index_add_(0, rows, torch.ones_like(rows))
-        hits = self.problem.adversarial(logits.argmax(1), rows)
-        margins = None if self.memory is None else self._depth.of(logits, rows)
-        if margins is not None and self.memory is not None:
-            self.memory.see(images, rows, number, margins)
-        if bool(hits.any()):
-            index = hits.nonzero()[:, 0]
-            index = index[self._in_ball(images[index], rows[index])]
-            if len(index):
-                self._hit(images, rows, number, index, margins)
+        hits, away = self._hits(images, rows, logits)
+        judged = self.memory is not None
+        margins = self._depth.of(logits, rows) if judged else None
+        if self.trace is not None and len(hits):
+            self.trace.see(rows[hits], number[hits], away)
+        if judged or len(hits):
+            seen = Seen(images, rows, number, margins, hits, away)
+            for tally in self.tallies:
+                tally.see(seen)
+        if len(hits) and not self.terms.run_to_budget:
+            broken = torch.stack([tally.broken_at > 0 for tally in self.tallies])
+            self.finished |= broken.all(0)
         self.finished |= self.used >= self.problem.threat.budget
         return logits
 
-    def _hit(
-        self, images: Tensor, rows: Tensor, number: Tensor, index: Tensor, margins: Tensor | None
-    ) -> None:
-        """Record hits; of several of one row in a round, up to a checkpoint, one is judged."""
-        earliest = index[occurrence(rows[index]) == 0]
-        fresh = earliest[self.first_hit[rows[earliest]] == 0]
-        self.first_hit[rows[fresh]] = number[fresh]
-        if margins is None or self._judge is None:
-            return self._break(images[earliest], rows[earliest], number[earliest])
-        stretch = torch.bucketize(number, self._marks)  # hits beyond a checkpoint wait
-        for part in torch.unique(stretch[index]).tolist():
-            now = index[(stretch[index] == part) & ~self.finished[rows[index]]]
-            if not len(now):
-                continue
-            order = now[margins[now].argsort(stable=True)]
-            deepest = order[occurrence(rows[order]) == 0]
-            verified = deepest[self._judge(images[deepest], rows[deepest])]
-            self._break(images[verified], rows[verified], number[verified])
-        return None
-
-    def _break(self, images: Tensor, rows: Tensor, number: Tensor) -> None:
-        self.broken_at[rows] = number
-        self.finished[rows] = True
-        centres = self.problem.images[rows]
-        self.reach[rows] = distance(images, centres, self.problem.threat.norm)
-        if self.memory is not None:
-            self.memory.settle(images, rows, number)
-
-    def _in_ball(self, images: Tensor, rows: Tensor) -> Tensor:
-        if self.terms.region is Probes.BALL:  # every query was checked already
-            return torch.ones_like(rows, dtype=torch.bool)
-        inside = (images.flatten(1).amin(1) >= 0) & (images.flatten(1).amax(1) <= 1)
-        return inside & (self.beyond(images, rows) <= 0)
+    def _hits(self, images: Tensor, rows: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Places of the adversarial answers to valid images, and how far these lie away."""
+        hits = self.problem.adversarial(logits.argmax(1), rows).nonzero()[:, 0]
+        if self.terms.region is Probes.FREE and len(hits):
+            shown = images[hits].flatten(1)
+            hits = hits[(shown.amin(1) >= 0) & (shown.amax(1) <= 1)]
+        if not len(hits):
+            return hits, images.new_zeros(0)
+        centres = self.problem.images[rows[hits]]
+        return hits, distance(images[hits], centres, self.problem.threat.norm)
 
     def beyond(self, images: Tensor, rows: Tensor) -> Tensor:
         """How far images lie outside the ball, (n,); at most 0 inside."""

@@ -54,4 +54,5 @@ def cell_columns(cell: Cell) -> dict[str, Any]:
         "parameters": json.dumps(records, sort_keys=True, separators=(",", ":")),
         "seed": cell.seed,
         "images": cell.images,
+        "run_to_budget": protocol.run_to_budget,
     }

@@ -1,4 +1,4 @@
-"""Counter-based normals on a GPU: Philox4x32-10 (Salmon et al. 2011) and Box-Muller."""
+"""Counter-based random numbers on a GPU: Philox4x32-10 (Salmon et al. 2011) and Box-Muller."""
 
 from __future__ import annotations
 
@@ -49,6 +49,20 @@ def normals(keys: Tensor, draws: Tensor, count: int) -> Tensor:
     Returns:
         (n, count) float32.
     """
+    a, b, c, d = _fractions(keys, draws, count)
+    first, second = (-2.0 * a.log()).sqrt(), (-2.0 * c.log()).sqrt()
+    turn0, turn1 = 2 * math.pi * b, 2 * math.pi * d
+    parts = (first * turn0.cos(), first * turn0.sin(), second * turn1.cos(), second * turn1.sin())
+    return torch.stack(parts, 2).flatten(1)[:, :count]
+
+
+def uniforms(keys: Tensor, draws: Tensor, count: int) -> Tensor:
+    """Draw uniformly from (0, 1), (n, count) float32; see `normals`."""
+    return torch.stack(_fractions(keys, draws, count), 2).flatten(1)[:, :count]
+
+
+def _fractions(keys: Tensor, draws: Tensor, count: int) -> list[Tensor]:
+    """Draw four tensors of numbers in (0, 1), (n, count / 4)."""
     blocks = torch.arange(-(-count // 4), device=keys.device)[None]
     zero = torch.zeros_like(blocks)
     words = philox(
@@ -56,8 +70,4 @@ def normals(keys: Tensor, draws: Tensor, count: int) -> Tensor:
         [keys[:, :1], keys[:, 1:]],
     )
     # 24 bits, centred in their cells, so that the logarithm never sees zero.
-    a, b, c, d = (((word >> 8).float() + 0.5) * 2.0**-24 for word in words)
-    first, second = (-2.0 * a.log()).sqrt(), (-2.0 * c.log()).sqrt()
-    turn0, turn1 = 2 * math.pi * b, 2 * math.pi * d
-    parts = (first * turn0.cos(), first * turn0.sin(), second * turn1.cos(), second * turn1.sin())
-    return torch.stack(parts, 2).flatten(1)[:, :count]
+    return [((word >> 8).float() + 0.5) * 2.0**-24 for word in words]

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from benchmark.catalogue import DATASETS, DEFENSES, MODELS, Choice, load_file
+from benchmark.catalogue import ATTACKS, DATASETS, DEFENSES, MODELS, Choice, load_file
 from benchmark.choices import attack_choices
 from benchmark.config import Config
 from benchmark.data import Split
@@ -19,7 +19,7 @@ from benchmark.loading import build_defense, forget, load_dataset, load_victim
 from benchmark.protocol import Protocol
 from benchmark.request import Request
 from benchmark.spec import Cell, Part, Shard
-from benchmark.types import Aim, Threat
+from benchmark.types import Aim, Goal, Threat
 
 
 @dataclass(frozen=True)
@@ -76,14 +76,13 @@ def plan(request: Request, surroundings: Surroundings) -> Plan:
             companies[str(choice)] = request.shard
         if defense.traits.steady:
             steady.add(str(choice))
-    threat, kind = _threat(request, dataset), torch.device(surroundings.device).type
-    protocol = Protocol(
-        request.checkpoints(), request.scores, request.probes, request.votes, request.draws
-    )
+    threats, kind = _threats(request, dataset), torch.device(surroundings.device).type
     pairs, left_out = _pairs(_parts(defenses, companies), _parts(attacks, {}), steady)
+    more = request.images, request.seed, kind
     cells = [
-        Cell(dataset, model, defense, attack, threat, protocol, request.images, request.seed, kind)
+        Cell(dataset, model, defense, attack, threat, _protocol(request, attack), *more)
         for defense, attack in pairs
+        for threat in threats
     ]
     shards = [
         Shard(cell, first, min(request.shard, request.images - first))
@@ -149,13 +148,27 @@ def _victim(request: Request, surroundings: Surroundings) -> tuple[Part, Part]:
     )
 
 
-def _threat(request: Request, dataset: Part) -> Threat:
+def _threats(request: Request, dataset: Part) -> list[Threat]:
+    """One threat for each radius."""
     usual = DATASETS.choose(dataset.text).entry.facts.eps.get(request.norm)
-    eps = request.eps if request.eps is not None else usual
-    if eps is None:
+    radii = request.eps if request.eps is not None else (usual,)
+    if None in radii:
         raise SpecError(f"data set '{dataset.name}' has no usual {request.norm} radius: give --eps")
     aim = Aim.TARGETED if request.targeted else Aim.UNTARGETED
-    return Threat(request.norm, eps, request.queries, aim)
+    found = [eps for eps in dict.fromkeys(radii) if eps is not None]
+    return [Threat(request.norm, eps, request.queries, aim) for eps in found]
+
+
+def _protocol(request: Request, attack: Part) -> Protocol:
+    nearest = ATTACKS.choose(attack.text).entry.facts.goal is Goal.NEAREST
+    return Protocol(
+        request.checkpoints(),
+        request.scores,
+        request.probes,
+        request.votes,
+        request.draws,
+        request.run_to_budget and nearest,
+    )
 
 
 def _with_undefended(defenses: Sequence[str]) -> list[str]:

@@ -19,6 +19,8 @@ class Protocol:
         votes: Fresh answers that decide whether a hit is verified (S2), odd. The same number
             decides whether an image is attacked at all, and measures the clean accuracy.
         draws: Fresh answers averaged for the expected label (S3).
+        run_to_budget: Attacks that look for the nearest adversarial image go on when they are
+            in the ball, for distances; always False for other attacks.
     """
 
     budgets: tuple[int, ...]
@@ -26,3 +28,4 @@ class Protocol:
     probes: Probes = Probes.BOX
     votes: int = 9
     draws: int = 20
+    run_to_budget: bool = False

@@ -32,7 +32,9 @@ class Request(BaseModel):
         queries: Budget of each image.
         budgets: Checkpoints up to `queries`; None means the usual ones.
         norm: Norm of the threat.
-        eps: Radius in pixel units of the [0, 1] range; None means the data set's usual one.
+        eps: Radii in pixel units of the [0, 1] range; None means the data set's usual one.
+        run_to_budget: Attacks that look for the nearest adversarial image do not stop in the ball:
+            all radii are read off one run, and distances are those of the whole budget.
         targeted: Attacks aim at one label, drawn for each image.
         eot: Queries a question (EOT); several run each attack once for each. None means what the
             attacks say themselves, usually 1.
@@ -54,7 +56,8 @@ class Request(BaseModel):
     queries: Annotated[int, Field(ge=1, le=10**9)] = 300
     budgets: tuple[Annotated[int, Field(ge=1)], ...] | None = None
     norm: Norm = Norm.LINF
-    eps: Annotated[float, Field(gt=0)] | None = None
+    eps: tuple[Annotated[float, Field(gt=0)], ...] | None = None
+    run_to_budget: bool = False
     targeted: bool = False
     eot: tuple[Annotated[int, Field(ge=1)], ...] | None = None
     seed: Annotated[int, Field(ge=0)] = 0
@@ -83,8 +86,10 @@ class Request(BaseModel):
 
     @field_validator("eps", mode="before")
     @classmethod
-    def _fraction(cls, value: object) -> object:
-        return number(value) if isinstance(value, str) else value
+    def _fractions(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(number(part) for part in value.split(","))
+        return [value] if isinstance(value, int | float) else value
 
     @field_validator("votes")
     @classmethod

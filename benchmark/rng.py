@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -71,17 +71,32 @@ class RowRng:
 
         A row may be named several times: it draws once for each, in that order.
         """
-        if self.device.type != "cpu":
-            return self._counted_normal(rows, math.prod(shape)).view(len(rows), *shape)
-        out = np.empty((len(rows), math.prod(shape)), dtype=np.float32)
-        for row, values in zip(rows.tolist(), out, strict=True):
-            self._normals[row].standard_normal(dtype=np.float32, out=values)
-        return torch.from_numpy(out).view(len(rows), *shape)
+        return self._bulk("standard_normal", philox.normals, rows, shape)
 
-    def _counted_normal(self, rows: Tensor, count: int) -> Tensor:
-        draws = self._drawn[rows] + occurrence(rows)
-        self._drawn.index_add_(0, rows, torch.ones_like(rows))
-        return philox.normals(self._keys[rows], draws, count)
+    def cube(self, rows: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """Draw uniformly from [-1, 1], (n, *shape), float32, from the streams of normals.
+
+        A row may be named several times, as for `normal`.
+        """
+        return self._bulk("random", philox.uniforms, rows, shape).mul_(2).sub_(1)
+
+    def _bulk(
+        self,
+        method: str,
+        counted: Callable[[Tensor, Tensor, int], Tensor],
+        rows: Tensor,
+        shape: tuple[int, ...],
+    ) -> Tensor:
+        """Fill one row after the other on a CPU, all at once by counting on a GPU."""
+        count = math.prod(shape)
+        if self.device.type != "cpu":
+            draws = self._drawn[rows] + occurrence(rows)
+            self._drawn.index_add_(0, rows, torch.ones_like(rows))
+            return counted(self._keys[rows], draws, count).view(len(rows), *shape)
+        out = np.empty((len(rows), count), dtype=np.float32)
+        for row, values in zip(rows.tolist(), out, strict=True):
+            getattr(self._normals[row], method)(dtype=np.float32, out=values)
+        return torch.from_numpy(out).view(len(rows), *shape)
 
     def _draw(self, rows: Tensor, count: int) -> Tensor:
         if count > _BLOCK:

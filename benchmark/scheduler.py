@@ -17,23 +17,23 @@ from benchmark.errors import BenchError, StoreError
 from benchmark.machine import settle
 from benchmark.outcome import content
 from benchmark.plan import Surroundings
-from benchmark.spec import Shard
+from benchmark.spec import Shard, together
 from benchmark.store import Store
-from benchmark.tasks.attack import run_shard
+from benchmark.tasks.attack import run_shards
 
 
 @dataclass(frozen=True)
 class Report:
-    """How the run of one shard ended.
+    """How the run of one or more shards ended.
 
     Attributes:
-        shard: The shard.
+        shards: Shards that were run together.
         queries: Queries it asked, counted or not.
         error: Why it failed, one line; empty if it did not.
         fault: "" if it did not fail, "input" for a mistake in the input, "bug" for ours.
     """
 
-    shard: Shard
+    shards: tuple[Shard, ...]
     queries: int = 0
     error: str = ""
     fault: str = ""
@@ -79,14 +79,15 @@ def execute(
     if not shards:
         return []
     usual = joblib.cpu_count() if torch.device(surroundings.device).type == "cpu" else 1
-    processes = min(jobs or usual, len(shards))
+    groups = together(shards)
+    processes = min(jobs or usual, len(groups))
     runner = joblib.Parallel(n_jobs=processes, return_as="generator_unordered", batch_size=1)
-    calls = [joblib.delayed(_run)(shard, surroundings, store) for shard in shards]
+    calls = [joblib.delayed(_run)(group, surroundings, store) for group in groups]
     failed: list[Report] = []
     with _threads(torch.get_num_threads()):
         try:
             for report in runner(calls):
-                progress.advance(report.shard.count, report.queries)
+                progress.advance(sum(s.count for s in report.shards), report.queries)
                 if report.fault:
                     failed.append(report)
         except TerminatedWorkerError:
@@ -97,20 +98,22 @@ def execute(
     return failed
 
 
-def _run(shard: Shard, surroundings: Surroundings, store: Store) -> Report:
+def _run(shards: tuple[Shard, ...], surroundings: Surroundings, store: Store) -> Report:
     settle()
     started = datetime.datetime.now(datetime.UTC)
     try:
-        result = run_shard(shard, surroundings)
-    except BenchError as error:
-        store.fail(shard.label, traceback.format_exc())
-        return Report(shard, error=str(error), fault="input")
+        results = run_shards(shards, surroundings)
     except Exception as error:  # noqa: BLE001 - a hole with its traceback; the run goes on
-        store.fail(shard.label, traceback.format_exc())
-        return Report(shard, error=f"{type(error).__name__}: {error}", fault="bug")
-    store.write(shard.key, content(result, surroundings.device, started))
-    store.forgive(shard.label)
-    return Report(shard, sum(n for k, n in result.costs.items() if k.endswith("_queries")))
+        for shard in shards:
+            store.fail(shard.label, traceback.format_exc())
+        if isinstance(error, BenchError):
+            return Report(shards, error=str(error), fault="input")
+        return Report(shards, error=f"{type(error).__name__}: {error}", fault="bug")
+    for result in results:
+        store.write(result.shard.key, content(result, surroundings.device, started))
+        store.forgive(result.shard.label)
+    costs = results[0].costs
+    return Report(shards, sum(n for k, n in costs.items() if k.endswith("_queries")))
 
 
 @contextmanager

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from benchmark.protocol import Protocol
 from benchmark.types import Threat
 
-SCHEMA = 2  # of shard files; raised when their meaning changes
+SCHEMA = 3  # of shard files; raised when their meaning changes
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,19 @@ class Shard:
         names = [part.name for part in (cell.dataset, cell.model, cell.defense, cell.attack)]
         place = {"first": self.first, "count": self.count, "seed": cell.seed}
         return digest({"names": names, "threat": asdict(cell.threat), **place})
+
+
+def together(shards: Sequence[Shard]) -> list[tuple[Shard, ...]]:
+    """Group shards that ask the same questions, in order: runs to the budget at several radii."""
+    groups: dict[str, list[Shard]] = {}
+    for shard in shards:
+        cell = shard.cell
+        alike = shard.key
+        if cell.protocol.run_to_budget:
+            threat = replace(cell.threat, eps=0.0)
+            alike = replace(shard, cell=replace(cell, threat=threat)).key
+        groups.setdefault(alike, []).append(shard)
+    return [tuple(group) for group in groups.values()]
 
 
 def digest(content: Mapping[str, Any]) -> str:

@@ -13,9 +13,9 @@ def wilson(share: float, count: int) -> tuple[float, float]:
     return float(interval.low), float(interval.high)
 
 
-def median_queries(spent: npt.NDArray[np.float64]) -> float | None:
-    """Median of queries, with infinity for unbroken images; None if there is no finite one."""
-    if not len(spent):
+def median(values: npt.NDArray[np.float64]) -> float | None:
+    """Median of queries or distances, infinite for unbroken images; None if it is not finite."""
+    if not len(values):
         return None
-    middle = float(np.median(spent)) if np.isfinite(spent).any() else np.inf
+    middle = float(np.median(values)) if np.isfinite(values).any() else np.inf
     return middle if np.isfinite(middle) else None

@@ -23,6 +23,8 @@ _KINDS = {
     "float": pa.float64(),
     "bool": pa.bool_(),
     "list of bool": pa.list_(pa.bool_()),
+    "list of int": pa.list_(pa.int64()),
+    "list of float": pa.list_(pa.float64()),
 }
 _IMAGES = pa.schema(
     [(name, _KINDS[kind.removesuffix(", may be empty")]) for name, kind in kinds(ImageRow).items()]

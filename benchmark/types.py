@@ -25,7 +25,8 @@ class Goal(StrEnum):
     """What an attack looks for."""
 
     IN_BALL = "in-ball"  # an adversarial image inside the ball
-    NEAREST = "nearest"  # an adversarial image as near as possible: it asks anywhere in the box
+    NEAREST = "nearest"  # an adversarial image as near as possible, whatever the ball
+    INWARD = "inward"  # from an adversarial image outside into the ball
 
 
 class Aim(StrEnum):

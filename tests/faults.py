@@ -61,6 +61,7 @@ ISLANDS = "An image does not feel its neighbours: alone, reordered or in company
 BALL = "It stays in ball, box and budget, on any image shape and norm"
 SAME = "It is random exactly as declared: same seed, same"
 ORACLE, STORE, ENGINE = ("tests/test_oracle.py",), ("tests/test_store.py",), "tests/test_engine.py"
+TALLY = ("tests/test_tally.py",)
 
 FAULTS = {
     "square-one-window-for-all": Fault(
@@ -107,15 +108,15 @@ FAULTS = {
         ORACLE,
     ),
     "hit-outside-the-ball": Fault(
-        "benchmark/oracle.py",
-        "return inside & (self.beyond(images, rows) <= 0)",
-        "return inside",
+        "benchmark/tally.py",
+        "inside = (seen.away <= self._radius) & open_",
+        "inside = open_",
         ORACLE,
     ),
     "hit-outside-the-box": Fault(
         "benchmark/oracle.py",
-        "return inside & (self.beyond(images, rows) <= 0)",
-        "return self.beyond(images, rows) <= 0",
+        "hits = hits[(shown.amin(1) >= 0) & (shown.amax(1) <= 1)]",
+        "hits = hits[shown.amin(1) < 2]",
         ORACLE,
     ),
     "probe-outside-the-ball-is-best": Fault(
@@ -132,16 +133,40 @@ FAULTS = {
     ),
     "refused-hit-stops": Fault(
         "benchmark/oracle.py",
-        "verified = deepest[self._judge(images[deepest], rows[deepest])]",
-        "verified = deepest[self._judge(images[deepest], rows[deepest])]\n"
-        "            self.finished[rows[deepest]] = True",
+        "[tally.broken_at > 0 for tally in self.tallies]",
+        "[tally.first_hit > 0 for tally in self.tallies]",
         (*ORACLE, ENGINE),
     ),
     "later-hit-hides-one-before-the-checkpoint": Fault(
-        "benchmark/oracle.py",
-        "stretch = torch.bucketize(number, self._marks)",
-        "stretch = torch.zeros_like(number)",
+        "benchmark/tally.py",
+        "stretch = torch.bucketize(number[hits], self._marks)",
+        "stretch = torch.zeros_like(hits)",
         ORACLE,
+    ),
+    "nearest-hit-not-pushed": Fault(
+        "benchmark/tally.py",
+        "pushed = self._pushed(images, rows)",
+        "pushed = images",
+        TALLY,
+    ),
+    "curve-lags-by-a-query": Fault("benchmark/curves.py", 'side="right"', 'side="left"', TALLY),
+    "one-radius-is-enough": Fault(
+        "benchmark/oracle.py",
+        "self.finished |= broken.all(0)",
+        "self.finished |= broken.any(0)",
+        TALLY,
+    ),
+    "runs-to-the-budget-stop-at-the-ball": Fault(
+        "benchmark/oracle.py",
+        "if len(hits) and not self.terms.run_to_budget:",
+        "if len(hits):",
+        TALLY,
+    ),
+    "other-radii-share-a-run-at-eps": Fault(
+        "benchmark/spec.py",
+        "if cell.protocol.run_to_budget:",
+        "if cell.threat.budget:",
+        ("tests/test_radii.py",),
     ),
     "ball-moves-with-the-attack": Fault(
         "benchmark/oracle.py",
@@ -194,8 +219,8 @@ FAULTS = {
     ),
     "verification-from-counted-stream": Fault(
         "benchmark/tasks/attack.py",
-        'rng = streams.defense("verify", ids)',
-        "rng = noise",
+        'audit.Judge(desk(), problem, votes, streams.defense("verify", ids))',
+        "audit.Judge(desk(), problem, votes, noise)",
         (ENGINE,),
     ),
     "misread-images-attacked": Fault(

@@ -16,8 +16,9 @@ from benchmark.defense import Defense
 from benchmark.errors import BenchError
 from benchmark.facts import Traits
 from benchmark.loading import load_dataset, load_victim
-from benchmark.oracle import AnswerFn, JudgeFn, Oracle, Terms
+from benchmark.oracle import AnswerFn, Oracle, Terms
 from benchmark.rng import RowRng
+from benchmark.tally import JudgeFn
 from benchmark.types import Norm, Probes, Problem, Threat
 from benchmark.victim import Victim
 

@@ -19,7 +19,7 @@ from support import refusal
 from benchmark import records, tables
 from benchmark.errors import StoreError
 from benchmark.spec import SCHEMA, digest
-from benchmark.statistics import median_queries, wilson
+from benchmark.statistics import median, wilson
 from benchmark.store import Store
 
 CELL = {
@@ -264,14 +264,14 @@ def test_the_interval_is_wilsons():
 
 
 @pytest.mark.parametrize(
-    ("spent", "median"),
+    ("spent", "middle"),
     [
         ([], None), ([np.inf], None), ([np.inf, np.inf], None), ([3], 3), ([1, 4], 2.5),
         ([1, np.inf], None), ([1, 2, np.inf], 2), ([5, 1, np.inf, np.inf], None),
     ],
 )  # fmt: skip
-def test_the_median_counts_unbroken_images_as_infinite(spent, median):
-    assert median_queries(np.array(spent, dtype=float)) == median
+def test_the_median_counts_unbroken_images_as_infinite(spent, middle):
+    assert median(np.array(spent, dtype=float)) == middle
 
 
 def test_queries_are_averaged_over_the_broken_and_censored_over_the_attacked():

@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmark.catalogue import Choice
 from benchmark.config import Config
-from benchmark.contract import attack, dataset, defense, model
+from benchmark.contract import attack, dataset, defense, model, strength
 from benchmark.contract.toy import Broken, NotHere
 from benchmark.errors import BenchError
 
@@ -32,10 +32,16 @@ class Verdict:
 
 def checks(kind: str) -> dict[str, Check]:
     """Checks of a kind of entry, by the sentence that each establishes."""
-    modules = {"attack": attack, "defense": defense, "model": model, "dataset": dataset}
+    modules = {
+        "attack": (attack, strength),
+        "defense": (defense,),
+        "model": (model,),
+        "dataset": (dataset,),
+    }
     return {
         (function.__doc__ or name).partition("\n")[0].rstrip("."): function
-        for name, function in vars(modules[kind]).items()
+        for module in modules[kind]
+        for name, function in vars(module).items()
         if name.startswith("check_")
     }
 

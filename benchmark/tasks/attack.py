@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ from benchmark.plan import Surroundings
 from benchmark.protocol import Protocol
 from benchmark.rng import RowRng, seed_from
 from benchmark.spec import Cell, Shard
+from benchmark.tally import Tally
 from benchmark.targets import draw_targets, starts
 from benchmark.types import Aim, Problem
 from benchmark.victim import Victim
@@ -45,15 +47,6 @@ class ShardResult:
     seconds: float
 
 
-class _Desk(NamedTuple):
-    """The defended victim, once for each purpose: looking must not touch what the attack meets."""
-
-    clean: Defended
-    counted: Defended
-    verify: Defended
-    expected: Defended
-
-
 class _Streams:
     """Makes the random streams of a shard, each named by its purpose."""
 
@@ -74,8 +67,13 @@ class _Streams:
         return RowRng([seed_from(*names, image) for image in ids], self._device)
 
 
-def run_shard(shard: Shard, surroundings: Surroundings) -> ShardResult:
+def run_shards(shards: Sequence[Shard], surroundings: Surroundings) -> list[ShardResult]:
     """Attack the images of a shard and audit the outcome.
+
+    Args:
+        shards: One shard, or several that differ in the radius alone (`spec.together`): then
+            one attack serves all of them.
+        surroundings: Where.
 
     Raises:
         BenchError: If attack, defense or victim break a rule.
@@ -83,32 +81,41 @@ def run_shard(shard: Shard, surroundings: Surroundings) -> ShardResult:
     began = time.perf_counter()
     for plugin in surroundings.plugins:
         load_file(plugin)
-    cell, config, device = shard.cell, surroundings.config, torch.device(surroundings.device)
+    cell, config, device = shards[0].cell, surroundings.config, torch.device(surroundings.device)
     dataset, victim = load_cell(cell, config, surroundings.device)
     defense = build_defense(cell.defense.text, victim)
     defense.prepare(victim, dataset)
-    samples = dataset.take(Split.EVAL, shard.count, shard.first)
+    samples = dataset.take(Split.EVAL, shards[0].count, shards[0].first)
     batch = surroundings.batch or usual_batch(device, samples.images[0].numel())
-    desk = _Desk(*(Defended(victim, copy.deepcopy(defense), batch) for _ in _Desk._fields))
+
+    def desk() -> Defended:
+        """The defended victim for one purpose: looking must not touch what the attack meets."""
+        return Defended(victim, copy.deepcopy(defense), batch)
+
     images, labels = samples.images.to(device), samples.labels.to(device)
-    streams = _Streams(shard, device)
-    draws = 1 if desk.clean.steady else cell.protocol.votes
-    right = audit.clean_hits(
-        desk.clean, images, labels, draws, streams.defense("clean", samples.ids.tolist())
-    )
+    streams = _Streams(shards[0], device)
+    clean = desk()
+    draws = 1 if clean.steady else cell.protocol.votes
+    ids = samples.ids.tolist()
+    right = audit.clean_hits(clean, images, labels, draws, streams.defense("clean", ids))
     attacked = 2 * right > draws
-    ids = [int(i) for i, chosen in zip(samples.ids, attacked.tolist(), strict=True) if chosen]
+    ids = [image for image, chosen in zip(ids, attacked.tolist(), strict=True) if chosen]
     problem = _problem(cell, images[attacked], labels[attacked], ids, dataset, victim)
-    oracle, judge = _attack(shard, problem, ids, streams, desk)
-    expected = _expected(oracle, cell.protocol, desk.expected, streams, ids)
-    costs = {
-        "counted_queries": int(oracle.used.sum()),
-        "verification_queries": judge.forwards if judge else 0,
-        "audit_queries": desk.clean.forwards + desk.expected.forwards,
-        "batch": batch,
-    }
-    columns = _columns(samples, (right, draws), attacked, oracle, expected)
-    return ShardResult(shard, columns, costs, time.perf_counter() - began)
+    oracle, judges = _attack(shards, problem, ids, streams, desk)
+    seen = _Seen(samples, right, draws, attacked, oracle)
+    results = []
+    for shard, tally, judge in zip(shards, oracle.tallies, judges, strict=True):
+        looking = desk()
+        expected = _expected(problem, tally, cell.protocol, looking, streams, ids)
+        costs = {
+            "counted_queries": int(oracle.used.sum()),
+            "verification_queries": judge.forwards if judge else 0,
+            "audit_queries": clean.forwards + looking.forwards,
+            "batch": batch,
+        }
+        columns = _columns(seen, tally, expected)
+        results.append(ShardResult(shard, columns, costs, time.perf_counter() - began))
+    return results
 
 
 def usual_batch(device: torch.device, pixels: int) -> int:
@@ -135,71 +142,93 @@ def _problem(
 
 
 def _attack(
-    shard: Shard, problem: Problem, ids: list[int], streams: _Streams, desk: _Desk
-) -> tuple[Oracle, audit.Judge | None]:
-    cell = shard.cell
+    shards: Sequence[Shard],
+    problem: Problem,
+    ids: list[int],
+    streams: _Streams,
+    desk: Callable[[], Defended],
+) -> tuple[Oracle, list[audit.Judge | None]]:
+    cell = shards[0].cell
     choice = ATTACKS.choose(cell.attack.text)
     facts = choice.entry.facts
-    noise = streams.defense("counted", ids)
-    judge: audit.Judge | None = None
-    if not desk.counted.steady:
-        rng = streams.defense("verify", ids)
-        judge = audit.Judge(desk.verify, problem, cell.protocol.votes, rng)
+    counted, noise = desk(), streams.defense("counted", ids)
+    judges: list[audit.Judge | None] = [None] * len(shards)
+    if not counted.steady:
+        votes = cell.protocol.votes
+        judges = [
+            audit.Judge(desk(), problem, votes, streams.defense("verify", ids)) for _ in shards
+        ]
     terms = Terms(
         choice.entry.name,
         facts.access,
         facts.region(cell.protocol.probes),
         cell.protocol.scores,
         cell.protocol.budgets,
+        facts.goal,
+        cell.protocol.run_to_budget,
     )
 
     def answer(images: Tensor, rows: Tensor) -> Tensor:
-        return desk.counted.answer(images, rows, noise)
+        return counted.answer(images, rows, noise)
 
-    oracle = Oracle(problem, answer, judge, terms)
+    oracle = Oracle(problem, answer, judges[0], terms)
+    for shard, judge in zip(shards[1:], judges[1:], strict=True):
+        oracle.count_at(shard.cell.threat.eps, judge)
     if ids:
         play(choice, problem, streams.attack(ids), oracle)
-    return oracle, judge
+    return oracle, judges
 
 
 def _expected(
-    oracle: Oracle, protocol: Protocol, defended: Defended, streams: _Streams, ids: list[int]
+    problem: Problem,
+    tally: Tally,
+    protocol: Protocol,
+    defended: Defended,
+    streams: _Streams,
+    ids: list[int],
 ) -> Tensor:
     """Whether the mean answer is wrong at each budget, (B, budgets); S3."""
     budgets, draws = protocol.budgets, protocol.draws
-    if oracle.memory is None:  # every answer is the mean answer
-        broken = oracle.broken_at[:, None]
+    if tally.memory is None:  # every answer is the mean answer
+        broken = tally.broken_at[:, None]
         marks = torch.tensor(budgets, device=broken.device)
         return (broken > 0) & (broken <= marks)
     rng = streams.defense("expected", ids)
-    return audit.expected_broken(defended, oracle.memory, oracle.problem, budgets, draws, rng)
+    return audit.expected_broken(defended, tally.memory, problem, budgets, draws, rng)
 
 
-def _columns(
-    samples: Samples,
-    clean: tuple[Tensor, int],
-    attacked: Tensor,
-    oracle: Oracle,
-    expected: Tensor,
-) -> dict[str, list[Any]]:
+class _Seen(NamedTuple):
+    """What is the same at every radius."""
+
+    samples: Samples
+    right: Tensor
+    draws: int
+    attacked: Tensor
+    oracle: Oracle
+
+
+def _columns(seen: _Seen, tally: Tally, expected: Tensor) -> dict[str, list[Any]]:
     """Rows of all images of the shard; those not attacked have no hit and spent nothing."""
-    right, draws = clean
+    samples, oracle = seen.samples, seen.oracle
 
     def spread(values: list[Any], default: Any) -> list[Any]:
         found = iter(values)
-        return [next(found, default) if chosen else default for chosen in attacked.tolist()]
+        return [next(found, default) if chosen else default for chosen in seen.attacked.tolist()]
 
     targets = oracle.problem.targets
+    numbers, distances = oracle.trace.lists() if oracle.trace else ([], [])
     return {
         "image": samples.ids.tolist(),
         "label": samples.labels.tolist(),
         "target": spread([] if targets is None else targets.tolist(), None),
-        "clean_draws": [draws] * len(right),
-        "clean_correct": right.tolist(),
-        "attacked": attacked.tolist(),
+        "clean_draws": [seen.draws] * len(seen.right),
+        "clean_correct": seen.right.tolist(),
+        "attacked": seen.attacked.tolist(),
         "queries": spread(oracle.used.tolist(), 0),
-        "first_hit": spread([n or None for n in oracle.first_hit.tolist()], None),
-        "broken_at": spread([n or None for n in oracle.broken_at.tolist()], None),
-        "distance": spread([None if math.isnan(d) else d for d in oracle.reach.tolist()], None),
+        "first_hit": spread([n or None for n in tally.first_hit.tolist()], None),
+        "broken_at": spread([n or None for n in tally.broken_at.tolist()], None),
+        "distance": spread([None if math.isnan(d) else d for d in tally.reach.tolist()], None),
         "expected_broken": spread(expected.tolist(), [True] * expected.shape[1]),
+        "trace_queries": spread(numbers, None),
+        "trace_distances": spread(distances, None),
     }

@@ -27,7 +27,7 @@ from registry.moves.shrinking import Schedule, shrinking
     access=Access.LABEL,
     norms=(Norm.LINF,),
     randomised=True,
-    goal=Goal.NEAREST,
+    goal=Goal.INWARD,
     aims=(Aim.TARGETED,),
     starts=True,
     presets={

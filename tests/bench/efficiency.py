@@ -98,7 +98,7 @@ def attacked(name: str, problem: Problem, answer: Paused) -> tuple[float, float,
     """Counted queries per second of one attack, the bare rate meanwhile, the share inside."""
     choice = ATTACKS.choose(name)
     facts = choice.entry.facts
-    terms = Terms(name, facts.access, facts.region(problem.probes))
+    terms = Terms(name, facts.access, facts.region(problem.probes), goal=facts.goal)
     oracle = Oracle(problem, answer, None, terms)
     start = time.perf_counter()
     rng = RowRng([seed_from("bench", name, row) for row in range(len(problem.images))])
@@ -114,26 +114,30 @@ def main() -> None:
     parser.add_argument("--attacks", default="square,nes")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--queries", type=int, default=500)
+    parser.add_argument("--images", type=int, default=64, help="of which none is broken")
     given = parser.parse_args()
     settle()
     data_name = next(e.name for e in DATASETS if e.facts.model == given.model)
-    eps = DATASETS.get(data_name).facts.eps[Norm.LINF]
+    usual = DATASETS.get(data_name).facts.eps
     config = load_config()
     data = load_dataset(data_name, config)
     victim = load_victim(given.model, data_name, config, "cpu")
-    samples = data.take(Split.EVAL, 128)
+    samples = data.take(Split.EVAL, 150)
     with torch.no_grad():
         right = victim(samples.images).argmax(1) == samples.labels
     images, labels = samples.images[right], samples.labels[right]
     batch = usual_batch(torch.device("cpu"), images[0].numel())
     defended = Defended(victim, Defense(), batch)
     bare = Bare(victim, images)
-    cases = {"never broken, 64 images": (64, 1e-6), "real run, 100 images": (100, eps)}
+    cases = {f"never broken, {given.images} images": given.images, "real run, 100 images": 100}
     ratios: dict[tuple[str, str], list[tuple[float, float, float]]] = {}
     for _ in range(given.repeats):
         for name in given.attacks.split(","):
-            for case, (count, radius) in cases.items():
-                threat = Threat(Norm.LINF, radius, given.queries)
+            norms = ATTACKS.choose(name).entry.facts.norms
+            norm = Norm.LINF if Norm.LINF in norms else Norm.L2
+            for case, count in cases.items():
+                eps = 1e-6 if case.startswith("never") else usual[norm]
+                threat = Threat(norm, eps, given.queries)
                 problem = Problem(images[:count], labels[:count], threat, data.num_classes)
                 answer = Paused(defended, bare, count)
                 ratios.setdefault((name, case), []).append(attacked(name, problem, answer))
