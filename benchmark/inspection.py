@@ -194,12 +194,13 @@ def status(out: Path) -> str:
             continue
         if shard is not None:
             cell = shard["cell"]
-            names[cell["cell"]] = [str(cell[k]) for k in ("dataset", "model", "defense", "attack")]
+            parts = (str(cell[k]) for k in ("dataset", "model", "defense", "attack"))
+            names[cell["cell"]] = [f"{cell['norm']} {cell['eps']:.4g}", *parts]
             wanted[cell["cell"]] = cell["images"]
             covered = range(shard["first"], shard["first"] + shard["count"])
             done.setdefault(cell["cell"], set()).update(covered)
     table = [[*names[key], f"{len(done[key])}/{wanted[key]}"] for key in done]
-    headers = ["dataset", "model", "defense", "attack", "images done"]
+    headers = ["threat", "dataset", "model", "defense", "attack", "images done"]
     failures = sorted(store.failures.glob("*.txt")) if store.failures.is_dir() else []
     lines = [tabulate(sorted(table), headers=headers), *damaged]
     lines += [f"failed: {path.stem}: {_last_line(path)}" for path in failures]

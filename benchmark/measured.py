@@ -111,6 +111,7 @@ def worst_case(cells: Sequence[Measured]) -> Measured:
     names = {
         "attack": WORST_CASE,
         "members": "+".join(str(one.cell["attack"]) for one in cells),
+        "run_to_budget": all(one.cell["run_to_budget"] for one in cells),
         "cell": digest({"worst": sorted(str(one.cell["cell"]) for one in cells)}),
     }
     return Measured(

@@ -99,8 +99,11 @@ def cell_table(shards: Iterable[Content]) -> pd.DataFrame:
             rows += measured.rows()
             settings.setdefault(_setting(cell), []).append(measured)
     for alike in settings.values():
-        if len(alike) > 1:
-            rows += worst_case(alike).rows()
+        # An attack that was run at eps and to the budget breaks the same images: one is enough.
+        ordered = sorted(alike, key=lambda one: bool(one.cell["run_to_budget"]))
+        attacks = {one.cell["attack"]: one for one in ordered}
+        if len(attacks) > 1:
+            rows += worst_case(list(attacks.values())).rows()
     return _frame(rows, CellRow, _CELL_ORDER)
 
 

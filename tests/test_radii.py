@@ -118,6 +118,16 @@ def test_tables_give_robust_accuracy_at_every_radius_and_median_distances(tmp_pa
     assert cells[cells["attack"] == "square"]["distance_median"].isna().all()
 
 
+def test_the_worst_case_counts_an_attack_that_was_run_both_ways_once(tmp_path):
+    for run_to_budget in (False, True):
+        asked = {"attacks": "rays,square", "eps": 0.2, "run_to_budget": run_to_budget}
+        api.run(**{**ASKED, **asked}, out=tmp_path, surroundings=HERE, jobs=1)
+    cells = pd.read_csv(tmp_path / "cells.csv")
+    assert cells["attack"].value_counts().to_dict() == {"rays": 2, "square": 1, "worst-case": 1}
+    worst = cells[cells["attack"] == "worst-case"].iloc[0]
+    assert worst["members"] == "rays+square" and not worst["run_to_budget"]
+
+
 def _shards(folder, attack, eps):
     table = pd.read_csv(folder / "shards.csv")
     return table[(table["attack"] == attack) & (table["eps"] == eps)]["shard"]

@@ -42,7 +42,7 @@ def check_nearest(choice: Choice[Any], _config: Config) -> None:
     for norm in norms(choice):
         for shape in _SHAPES:
             world = toy(shape)
-            for budget in (7, 300):
+            for budget in (7, 200):
                 problem = pose(choice, world, norm, budget)
                 tiny = replace(problem, threat=replace(problem.threat, eps=1e-9))
                 logs = [

@@ -18,7 +18,7 @@ from benchmark.types import Goal, Norm, Problem
 def check_strength(choice: Choice[Any], _config: Config) -> None:
     """It is stronger on the linear victim than as many random questions are."""
     nearest = choice.entry.facts.goal is Goal.NEAREST
-    world = toy((3, 8, 8), count=20 if nearest else 40)
+    world = toy((3, 8, 8), count=10 if nearest else 40)
     for norm in norms(choice):
         if nearest:
             _compare_distances(choice, world, pose(choice, world, norm, 2000))

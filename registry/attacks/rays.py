@@ -50,7 +50,7 @@ def rays(
     *,
     tolerance: Annotated[float, Field(gt=0, le=1)] = 1e-3,
 ) -> Steps:
-    """Flip the signs of a block, and bisect the radius if the best one hits (Algorithm 3).
+    """Flip the signs of a block, and bisect the radius if the best one hits.
 
     Blocks are of the values in the order channel, row, column. A flip that misses costs one
     query, one that hits 1 + log2(radius / width).
