@@ -163,7 +163,8 @@ class _SignOPT:
 
     def _next_draw(self, rows: Tensor) -> None:
         drawn, none = self._drawn[rows], self._length[rows].isinf()
-        last = torch.where(none, self._starts + len(self._plain), self._starts)
+        enough = 1 if self._problem.starts is not None else self._starts
+        last = torch.where(none, self._starts + len(self._plain), enough)
         self.at[rows] = torch.where(drawn < last, _DRAW, DONE)
         self._estimate(rows[(drawn >= last) & ~none])
 

@@ -131,11 +131,10 @@ class _SurFree:
     def _turn_to_new(self, rows: Tensor) -> None:
         """Draw a direction orthogonal to the perturbation and to the last ones."""
         drawn = self._waves.own(rows, self._strength[rows]).flatten(1)
-        past = self._past[rows]
-        drawn -= ((past * drawn[:, None]).sum(2, keepdim=True) * past).sum(1)
-        away = (self._point[rows] - self._images[rows]).flatten(1)
-        away = away / length(away).clamp_min(1e-12)[:, None]
-        drawn -= (drawn * away).sum(1, keepdim=True) * away
+        past = self._past[rows]  # orthonormal, or zero
+        away = _without(past, (self._point[rows] - self._images[rows]).flatten(1))
+        away /= length(away).clamp_min(1e-12)[:, None]
+        drawn = _without(torch.cat((past, away[:, None]), 1), drawn)
         drawn /= length(drawn).clamp_min(1e-12)[:, None]
         self._past[rows, self._drawn[rows] % self._memory] = drawn
         self._other[rows] = drawn.view(len(rows), *self._images.shape[1:])
@@ -221,3 +220,8 @@ class _SurFree:
         if len(through):
             self._point[through] = self._on_circle(through, self._hit[through])
             self._turn_to_new(through)
+
+
+def _without(others: Tensor, values: Tensor) -> Tensor:
+    """Take the parts along orthonormal others, (n, m, D), off values, (n, D)."""
+    return values - ((others * values[:, None]).sum(2, keepdim=True) * others).sum(1)
