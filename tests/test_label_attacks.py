@@ -25,6 +25,7 @@ CASES = [
     for entry in ENTRIES
     for norm in entry.facts.norms
 ]
+FEW_STARTS = {"signopt": "signopt[starts=10,probes=50]"}  # by default it draws until the end
 EVERY = pytest.mark.parametrize(("name", "norm"), CASES)
 
 
@@ -34,7 +35,7 @@ def played(name, problem, answer):
     terms = Terms(name, Access.LABEL, Probes.BOX, goal=Goal.NEAREST, run_to_budget=True)
     oracle = Oracle(problem, record, None, terms)
     rng = RowRng([seed_from("label attacks", row) for row in range(len(problem.images))])
-    play(ATTACKS.choose(name), problem, rng, oracle)
+    play(ATTACKS.choose(FEW_STARTS.get(name, name)), problem, rng, oracle)
     return oracle, record
 
 
@@ -110,10 +111,23 @@ def test_every_image_of_the_trace_hits_again_at_its_distance(name, norm):
 
 
 @EVERY
+def test_the_trace_has_every_hit_that_is_nearer_than_all_before(name, norm):
+    problem = toy_problem(norm=norm, budget=120)
+    answer = linear(problem, seed=3)
+    oracle, record = played(name, problem, answer)
+    for row, numbers in enumerate(oracle.trace.lists()[0]):
+        shown = trail(record, row)
+        away = distance(shown, problem.images[row].expand_as(shown), norm)
+        away[~hits(problem, answer, shown, row)] = torch.inf
+        before = torch.cat((away.new_tensor([torch.inf]), away.cummin(0).values[:-1]))
+        assert numbers == ((away < before).nonzero()[:, 0] + 1).tolist()
+
+
+@EVERY
 def test_a_victim_that_is_always_wrong_is_hit_at_the_first_question(name, norm):
     problem = toy_problem(norm=norm, budget=60)
     oracle, _ = played(
         name, problem, lambda _, rows: true_label_logits(problem, rows, -torch.ones(len(rows)))
     )
-    assert [numbers[0] for numbers in oracle.trace.lists()[0]] == [1, 1, 1]
-    assert bool(oracle.trace.nearest.isfinite().all())
+    for numbers in oracle.trace.lists()[0]:
+        assert numbers[:4] == [1, 2, 3, 4]  # and goes nearer at once

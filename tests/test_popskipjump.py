@@ -244,6 +244,6 @@ def test_it_breaks_digits_that_noise_does_not():
         noise = 1e-3 * torch.randn(problem.images.shape, generator=source)
         shown = push(problem.images + noise, problem.images, 2.0, Norm.L2)
         by_noise |= problem.adversarial(answer(shown, problem.rows).argmax(1), problem.rows)
-    # 75 % of the images, and 15 % by noise; 40 images leave 7 points of standard error.
-    assert float((oracle.broken_at > 0).float().mean()) > 0.55
+    # 79 % of the images, and 15 % by noise; 40 images leave 6 points of standard error.
+    assert float((oracle.broken_at > 0).float().mean()) > 0.6
     assert float(by_noise.float().mean()) < 0.3

@@ -27,6 +27,7 @@ CELL = {
     "model_fingerprint": "g", "defense": "rnd", "attack": "square", "norm": "linf", "eps": 0.3,
     "aim": "untargeted",
     "budgets": "10+50", "protocol": "p", "parameters": '{"attack": {}}', "seed": 0, "images": 12,
+    "run_to_budget": False,
 }  # fmt: skip
 
 
@@ -43,6 +44,8 @@ def image(seed):
         "queries": (broken or 50) if attacked else 0, "first_hit": first, "broken_at": broken,
         "distance": 0.25 if broken else None,
         "expected_broken": [rng.random() < 0.5 or not attacked for _ in range(2)],
+        "trace_queries": [first, 50] if first else None,
+        "trace_distances": [0.5, 0.25] if first else None,
     }  # fmt: skip
 
 
