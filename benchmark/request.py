@@ -137,7 +137,7 @@ def make_request(suite: str | None = None, **given: Any) -> Request:
         return Request.model_validate(fields)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
+        place = ".".join(part for part in first["loc"] if isinstance(part, str))
         raise SpecError(f"{place}={first['input']} is not allowed: {reason(first)}") from None
 
 

@@ -64,7 +64,7 @@ def always_wrong(problem):
 @pytest.mark.parametrize("tolerance", [1e-3, 0.3])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_it_asks_what_the_algorithm_asks(shape, tolerance):
-    problem = toy_problem(shape=shape, budget=600)
+    problem = toy_problem(shape=shape, budget=350)
     answer = linear(problem)
     _, record = attacked(rays, problem, answer, tolerance=tolerance)
     for row, image in enumerate(problem.images):
@@ -72,7 +72,7 @@ def test_it_asks_what_the_algorithm_asks(shape, tolerance):
         def hit(shown, row=row):
             return bool(hits(problem, answer, shown[None], row))
 
-        expected = by_the_book(image, hit, 600, tolerance)
+        expected = by_the_book(image, hit, 350, tolerance)
         torch.testing.assert_close(trail(record, row), expected, rtol=0, atol=1e-12)
 
 
@@ -165,7 +165,7 @@ def test_no_query_lies_beyond_the_nearest_hit():
 
 
 def test_one_sweep_of_single_values_finds_the_least_distance_of_a_linear_boundary():
-    problem, answer, least = flat(Norm.LINF, 3000, shape=(3, 4, 4))
+    problem, answer, least = flat(Norm.LINF, 1500, shape=(3, 4, 4))
     oracle, _ = attacked(rays, problem, answer)
     assert bool((oracle.trace.nearest >= least - 1e-9).all())
     assert float((oracle.trace.nearest / least).max()) < 1.01

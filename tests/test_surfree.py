@@ -9,12 +9,14 @@ import pytest
 import torch
 from labels import attacked, flat, hits, trail
 from scipy import fft
-from support import digits
+from support import digits, streams, toy_oracle, toy_problem, true_label_logits
 
+from benchmark.drive import drive
 from benchmark.rng import RowRng, seed_from
-from benchmark.types import Norm, Threat
-from registry.attacks.surfree import surfree
+from benchmark.types import Access, Goal, Norm, Probes, Threat
+from registry.attacks.surfree import _SurFree, surfree
 from registry.moves.frequencies import zigzag
+from registry.moves.phases import phased
 
 RIGHT = math.pi / 2
 
@@ -192,7 +194,8 @@ def test_a_direction_has_the_low_waves_of_the_image_with_signs_or_without():
     problem, shown, _ = scripted("0", 20)
     clean, point = problem.images[0], shown[1]
     low, high = zigzag(8, 8) < 32, zigzag(8, 8) >= 32
-    strength = torch.from_numpy(fft.dctn(clean.numpy(), axes=(-2, -1), norm="ortho")).tanh()
+    strength = torch.from_numpy(fft.dctn(clean.numpy(), axes=(-2, -1), norm="ortho")).abs().tanh()
+    strength.clamp_min_(1e-3)
     unit = torch.from_numpy(fft.dctn((point - clean).numpy(), axes=(-2, -1), norm="ortho"))
     across = split(shown[11], point, clean)[1].numpy()
     waves = torch.from_numpy(fft.dctn(across, axes=(-2, -1), norm="ortho"))
@@ -246,3 +249,35 @@ def test_it_breaks_most_digits_of_a_real_victim():
     nearest = attacked(surfree, posed, answer)[0].trace.nearest
     # Measured: 0.76, and 0.28 for as many random images on the sphere.
     assert float((nearest <= 2.0).double().mean()) > 0.55
+
+
+def test_directions_stay_orthogonal_in_single_precision():
+    problem, answer, _ = flat(Norm.L2, 1500, count=1)
+    posed = replace(problem, images=problem.images.float())
+    state = _SurFree(posed, streams(1), (math.radians(30), 0.98), 100, (10, 0.01))
+    oracle = toy_oracle(
+        posed,
+        lambda images, rows: answer(images.double(), rows),
+        access=Access.LABEL,
+        region=Probes.BOX,
+        goal=Goal.NEAREST,
+        run_to_budget=True,
+    )
+    drive(phased(posed, state.phases, state.at), oracle)
+    assert int(state._drawn) > 100
+    past = state._past[0].double()
+    assert float((past @ past.T - torch.eye(len(past))).abs().max()) < 1e-5
+
+
+def test_a_black_image_is_attacked_in_every_low_wave():
+    problem = toy_problem(2, (1, 8, 8), norm=Norm.L2, budget=600, classes=2)
+    problem.images.zero_()
+
+    def answer(images, rows):
+        margin = 1.5 - images.flatten(1)[:, 5:25].sum(1)
+        return true_label_logits(problem, rows, margin)
+
+    oracle, record = attacked(surfree, problem, answer)
+    shown = trail(record, 0)[-300:].flatten(1)
+    assert int(torch.linalg.matrix_rank(shown, atol=1e-4)) > 10
+    assert float(oracle.trace.nearest.max()) < 0.6  # the least is 0.34

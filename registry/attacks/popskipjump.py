@@ -33,7 +33,6 @@ _START, _LOCATE, _PROBE = range(3)
             "the point half as far again beyond the boundary is not asked: pushing to the ball's "
             "surface is the protocol's, for every attack",
             "of equally telling questions the first is asked, not a random one",
-            "16 slopes are told apart, not 31: half the work for the same places",
             "the boundary is never placed at the clean image itself",
         ),
     ),

@@ -157,8 +157,7 @@ class _SignFlip:
     def _adapt(self, rows: Tensor) -> None:
         """Change steps so that neither nearly all nor hardly any succeed."""
         shrunk, flipped = self._shrunk[rows] / _EVERY, self._flipped[rows] / _EVERY
-        factor = torch.where(shrunk > _OFTEN, 1.5, torch.where(shrunk < _SELDOM, 1 / 1.5, 1.0))
-        self._step[rows] *= factor
+        self._step[rows] *= 1.5 ** ((shrunk > _OFTEN).double() - (shrunk < _SELDOM).double())
         more = (flipped < _SELDOM).float() - (flipped > _OFTEN).float()
         keep = self._keep[rows]
         self._keep[rows] = (keep + column(1e-3 * more.to(keep), keep)).clamp_(*_KEPT)

@@ -19,6 +19,7 @@ from registry.moves.phases import Phase, blend, phased
 from registry.moves.starting import Search
 
 _START, _BLEND, _TRY, _REACH, _ANGLE = range(5)
+_FAINT = 1e-3  # strength of a wave that the image does not have
 _RIGHT = math.pi / 2  # at this angle the circle meets the image itself
 
 
@@ -33,6 +34,7 @@ _RIGHT = math.pi / 2  # at this angle the circle meets the image itself
             "the start is brought to the boundary by ten halvings",
             "of the points of a circle the nearest that hit is kept; there the farthest candidate",
             "angles end at 90 degrees, where the circle meets the image itself",
+            "waves that an image does not have are drawn faintly: a black one has none",
             "the last 10 directions are avoided by default (`memory`), not 100, to save memory",
         ),
     ),
@@ -93,7 +95,8 @@ class _SurFree:
         angle, self._rho = first
         self._rounds, self._gamma = bisection
         self._waves = Frequencies(rng, images)
-        strength = self._waves.forward(images).tanh()
+        # Signs are drawn. A plain image has no waves of its own: a little of every one stands in.
+        strength = self._waves.forward(images).abs().tanh().clamp_min(_FAINT)
         ranks = zigzag(*images.shape[2:]).to(images.device)
         self._strength = strength * (ranks < (ranks.numel() + 1) // 2)
         # So many that at least half of the directions are left.
@@ -134,7 +137,8 @@ class _SurFree:
         past = self._past[rows]  # orthonormal, or zero
         away = _without(past, (self._point[rows] - self._images[rows]).flatten(1))
         away /= length(away).clamp_min(1e-12)[:, None]
-        drawn = _without(torch.cat((past, away[:, None]), 1), drawn)
+        others = torch.cat((past, away[:, None]), 1)
+        drawn = _without(others, _without(others, drawn))  # twice: rounding would add up
         drawn /= length(drawn).clamp_min(1e-12)[:, None]
         self._past[rows, self._drawn[rows] % self._memory] = drawn
         self._other[rows] = drawn.view(len(rows), *self._images.shape[1:])

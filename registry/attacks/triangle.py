@@ -20,7 +20,7 @@ from registry.moves.starting import Search
 
 _START, _BLEND, _TURN = range(3)
 _FIRST, _SECOND, _HALVES = range(3)  # looks at a triangle; from _HALVES on two looks a halving
-_SMALLEST, _LARGEST = math.pi / 2 - 0.1, math.pi / 2 + 0.1  # angle at the boundary point
+_SMALLEST, _LARGEST = math.pi / 2 - 0.1, math.pi / 2 + 0.1  # angle at the candidate
 _MARGIN = math.pi / 64  # by which the second side turns further than it must
 
 
@@ -66,7 +66,7 @@ def triangle(
         frequencies: How many of the lowest frequencies in each direction are drawn; none means a
             tenth of the longer side, and at least 32.
         halvings: Halvings of the angle at the image after a success.
-        widen: By how much success widens the angle at the boundary point, radians.
+        widen: By how much success widens the angle at the candidate, radians.
         narrow: By how much each failure narrows it, radians.
     """
     state = _Triangle(problem, rng, frequencies, halvings, (widen, narrow))
@@ -91,7 +91,7 @@ class _Triangle:
         self.at = torch.zeros_like(problem.labels)
         self._look = self.at.clone()
         like = torch.zeros_like(self.at, dtype=torch.float64)
-        self._alpha = like + math.pi / 2  # angle at the boundary point
+        self._alpha = like + math.pi / 2  # angle at the candidate
         self._beta, self._left, self._right = (like.clone() for _ in range(3))  # at the image
         self._side = like + 1.0
         self._point, self._other = problem.images.clone(), torch.zeros_like(problem.images)

@@ -11,7 +11,7 @@ from torch import Tensor
 from benchmark.types import Problem, Queries
 from registry.moves.phases import Phase
 
-SLOPES = 16  # inverse widths of the boundary, from 0.1 to 100 segments
+SLOPES = 31  # inverse widths of the boundary, from 0.1 to 100 segments
 NOISES = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3)  # chances of a wrong answer far from it
 _STEADY = 10  # answers in a row that must leave the best guess as it is
 _LOOKS = 500

@@ -69,7 +69,7 @@ class Radius:
         inward = self._way[rows] == _INWARD
         turned = hit != inward  # a hit on the way out or a miss on the way in: bracketed
         over = ~turned & (self._looks[rows] >= _LOOKS)
-        self._radius[rows] *= torch.where(inward, 2 - _STEP, _STEP)
+        self._radius[rows] *= _STEP + (2 - 2 * _STEP) * inward.double()
         self._looks[rows] += 1
         bracketed, given_up = rows[turned], rows[over]
         if len(bracketed):
