@@ -56,7 +56,9 @@ class ShardRow:
     run_to_budget: Annotated[
         bool, "broken images were attacked on; such shards that differ in eps alone share a run"
     ]
-    counted_queries: Annotated[int, "queries charged to the attack"]
+    counted_queries: Annotated[
+        int, "queries charged to the attack; of the whole run if radii share it"
+    ]
     verification_queries: Annotated[int, "uncounted answers asked to verify hits"]
     audit_queries: Annotated[int, "uncounted answers asked for clean accuracy and S3"]
     batch: Annotated[int, "images in one forward pass, unless the defense is coupled"]

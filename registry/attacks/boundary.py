@@ -12,11 +12,10 @@ from benchmark.geometry import column, length
 from benchmark.registry import Preset, Source, attack
 from benchmark.rng import RowRng
 from benchmark.types import Access, Goal, Norm, Problem, Queries, Steps
-from registry.moves.bracket import Bisection
-from registry.moves.phases import DONE, Phase, blend, phased
-from registry.moves.starting import Search
+from registry.moves.phases import DONE, Phase, phased
+from registry.moves.starting import Approach
 
-_START, _BLEND, _LOOK, _STEP = range(4)
+_SEARCH, _BLEND, _LOOK, _STEP = range(4)
 _FACTOR = 1.5  # by which steps change
 _CONVERGED = 1e-7  # of the step towards the image, as share of the distance
 
@@ -77,26 +76,12 @@ class _Boundary:
         like = torch.zeros_like(problem.labels, dtype=torch.float64)
         self._sideways, self._inward = like + steps[0], like + steps[1]
         self._looks, self._steps = _Window(problem, 100), _Window(problem, 30)
-        search = Search(problem, rng, self.at, self._found)
-        self._blending = Bisection(problem, self._blended, self._start)
+        approach = Approach(problem, rng, self.at, self._point, self._propose)
         self.phases = [
-            search.phase,
-            self._blending.phase,
+            *approach.phases,
             Phase(self._ask_look, self._tell_look),
             Phase(self._ask_step, self._tell_step),
         ]
-
-    def _found(self, queries: Queries) -> None:
-        self._point[queries.rows] = queries.images
-        self.at[queries.rows] = _BLEND
-        self._blending.begin(queries.rows, 0.0, 1.0, 1e-3)
-
-    def _blended(self, rows: Tensor, share: Tensor) -> Tensor:
-        return blend(self._images[rows], self._point[rows], share)
-
-    def _start(self, rows: Tensor) -> None:
-        self._point[rows] = self._blended(rows, self._blending.high[rows])
-        self._propose(rows)
 
     def _propose(self, rows: Tensor) -> None:
         """Draw the next points on the spheres."""

@@ -14,10 +14,10 @@ from benchmark.rng import RowRng
 from benchmark.types import Access, Goal, Norm, Problem, Queries, Steps
 from registry.moves.bracket import Bisection
 from registry.moves.phases import Phase, blend, clip_around, phased
-from registry.moves.starting import Search
+from registry.moves.starting import Approach
 from registry.moves.votes import Votes
 
-_START, _BLEND, _PROJECT, _PROBE, _STEP = range(5)
+_SEARCH, _BLEND, _PROJECT, _PROBE, _STEP = range(5)
 _HALVINGS = 20
 _NARROWEST = 1e-6  # of a bracket: what float32 images still tell apart
 
@@ -98,29 +98,18 @@ class _HopSkipJump:
         self._far = problem.images.clone()  # adversarial, off the boundary
         self._point = problem.images.clone()  # adversarial, at the boundary
         self._way = torch.zeros_like(problem.images)
-        search = Search(problem, rng, self.at, self._found)
-        self._blending = Bisection(problem, self._blended, self._start)
+        approach = Approach(problem, rng, self.at, self._far, self._project)
         self._projecting = Bisection(problem, self._projected, self._arrive)
         self._votes = Votes(problem, self._directions, self._point, self._head)
         self.phases = [
-            search.phase,
-            self._blending.phase,
+            *approach.phases,
             self._projecting.phase,
             self._votes.phase,
             Phase(self._ask_step, self._tell_step),
         ]
 
-    def _found(self, queries: Queries) -> None:
-        self._far[queries.rows] = queries.images
-        self.at[queries.rows] = _BLEND
-        self._blending.begin(queries.rows, 0.0, 1.0, 1e-3)
-
     def _blended(self, rows: Tensor, share: Tensor) -> Tensor:
         return blend(self._images[rows], self._far[rows], share)
-
-    def _start(self, rows: Tensor) -> None:
-        self._far[rows] = self._blended(rows, self._blending.high[rows])
-        self._project(rows)
 
     def _project(self, rows: Tensor) -> None:
         """Go from `far` back to the boundary: towards the image, or by clipping for linf."""

@@ -13,12 +13,11 @@ from benchmark.geometry import column, length
 from benchmark.registry import Preset, Source, attack
 from benchmark.rng import RowRng
 from benchmark.types import Access, Goal, Norm, Problem, Queries, Steps
-from registry.moves.bracket import Bisection
 from registry.moves.frequencies import Frequencies, zigzag
-from registry.moves.phases import Phase, blend, phased
-from registry.moves.starting import Search
+from registry.moves.phases import Phase, phased
+from registry.moves.starting import Approach
 
-_START, _BLEND, _TRY, _REACH, _ANGLE = range(5)
+_SEARCH, _BLEND, _TRY, _REACH, _ANGLE = range(5)
 _FAINT = 1e-3  # strength of a wave that the image does not have
 _RIGHT = math.pi / 2  # at this angle the circle meets the image itself
 
@@ -109,27 +108,13 @@ class _SurFree:
         self._hit, self._miss = like.clone(), like.clone()  # angles, with their side as sign
         self._both = torch.zeros_like(self.at, dtype=torch.bool)  # the other side is looked at too
         self._point, self._other = images.clone(), torch.zeros_like(images)
-        search = Search(problem, rng, self.at, self._found, noise="growing")
-        self._blending = Bisection(problem, self._blended, self._start)
+        approach = Approach(problem, rng, self.at, self._point, self._turn_to_new, noise="growing")
         self.phases = [
-            search.phase,
-            self._blending.phase,
+            *approach.phases,
             Phase(self._ask_try, self._tell_try),
             Phase(self._ask_reach, self._tell_reach),
             Phase(self._ask_angle, self._tell_angle),
         ]
-
-    def _found(self, queries: Queries) -> None:
-        self._point[queries.rows] = queries.images
-        self.at[queries.rows] = _BLEND
-        self._blending.begin(queries.rows, 0.0, 1.0, 1e-3)
-
-    def _blended(self, rows: Tensor, share: Tensor) -> Tensor:
-        return blend(self._images[rows], self._point[rows], share)
-
-    def _start(self, rows: Tensor) -> None:
-        self._point[rows] = self._blended(rows, self._blending.high[rows])
-        self._turn_to_new(rows)
 
     def _turn_to_new(self, rows: Tensor) -> None:
         """Draw a direction orthogonal to the perturbation and to the last ones."""

@@ -13,12 +13,11 @@ from benchmark.geometry import column, length
 from benchmark.registry import Preset, Source, attack
 from benchmark.rng import RowRng
 from benchmark.types import Access, Goal, Norm, Problem, Queries, Steps
-from registry.moves.bracket import Bisection
 from registry.moves.frequencies import Frequencies
-from registry.moves.phases import Phase, blend, phased
-from registry.moves.starting import Search
+from registry.moves.phases import Phase, phased
+from registry.moves.starting import Approach
 
-_START, _BLEND, _TURN = range(3)
+_SEARCH, _BLEND, _TURN = range(3)
 _FIRST, _SECOND, _HALVES = range(3)  # looks at a triangle; from _HALVES on two looks a halving
 _SMALLEST, _LARGEST = math.pi / 2 - 0.1, math.pi / 2 + 0.1  # angle at the candidate
 _MARGIN = math.pi / 64  # by which the second side turns further than it must
@@ -96,21 +95,8 @@ class _Triangle:
         self._side = like + 1.0
         self._point, self._other = problem.images.clone(), torch.zeros_like(problem.images)
         self._best = problem.images.clone()  # the nearest corner of this triangle that hit
-        search = Search(problem, rng, self.at, self._found, noise="growing")
-        self._blending = Bisection(problem, self._blended, self._start)
-        self.phases = [search.phase, self._blending.phase, Phase(self._ask, self._tell)]
-
-    def _found(self, queries: Queries) -> None:
-        self._point[queries.rows] = queries.images
-        self.at[queries.rows] = _BLEND
-        self._blending.begin(queries.rows, 0.0, 1.0, 1e-3)
-
-    def _blended(self, rows: Tensor, share: Tensor) -> Tensor:
-        return blend(self._images[rows], self._point[rows], share)
-
-    def _start(self, rows: Tensor) -> None:
-        self._point[rows] = self._blended(rows, self._blending.high[rows])
-        self._new_triangle(rows)
+        approach = Approach(problem, rng, self.at, self._point, self._new_triangle, noise="growing")
+        self.phases = [*approach.phases, Phase(self._ask, self._tell)]
 
     def _new_triangle(self, rows: Tensor) -> None:
         """Draw the plane, and take the least angle at the image that comes nearer."""

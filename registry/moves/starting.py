@@ -12,7 +12,8 @@ from torch import Tensor
 from benchmark.geometry import column
 from benchmark.rng import RowRng
 from benchmark.types import Problem, Queries
-from registry.moves.phases import DONE, Phase
+from registry.moves.bracket import Bisection
+from registry.moves.phases import DONE, Phase, blend
 
 Noise = Literal["uniform", "growing"]
 
@@ -89,3 +90,45 @@ def plain_images(images: Tensor) -> Tensor:
     corners = list(itertools.product((0.0, 1.0), repeat=channels if channels <= 3 else 1))
     colours = torch.tensor(corners, dtype=images.dtype, device=images.device)
     return colours[:, :, None, None].expand(-1, *images.shape[1:]).contiguous()
+
+
+class Approach:
+    """Finds a start and halves the way back to the boundary ten times.
+
+    Args:
+        problem: The images under attack.
+        rng: One stream per image.
+        at: (B,) phases; images begin in phase 0, the search, and come back in phase 1.
+        points: (B, C, H, W), where the points that are reached are put.
+        then: Called with the rows that have arrived, (n,).
+        noise: Of the search.
+
+    Attributes:
+        phases: The two phases, the first of an attack.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        rng: RowRng,
+        at: Tensor,
+        points: Tensor,
+        then: Callable[[Tensor], None],
+        noise: Noise = "uniform",
+    ) -> None:
+        self._images, self._at, self._points, self._then = problem.images, at, points, then
+        self._bisection = Bisection(problem, self._blended, self._arrive)
+        search = Search(problem, rng, at, self._found, noise)
+        self.phases = [search.phase, self._bisection.phase]
+
+    def _found(self, queries: Queries) -> None:
+        self._points[queries.rows] = queries.images
+        self._at[queries.rows] = 1
+        self._bisection.begin(queries.rows, 0.0, 1.0, 1e-3)
+
+    def _blended(self, rows: Tensor, share: Tensor) -> Tensor:
+        return blend(self._images[rows], self._points[rows], share)
+
+    def _arrive(self, rows: Tensor) -> None:
+        self._points[rows] = self._blended(rows, self._bisection.high[rows])
+        self._then(rows)
