@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 
 import torch
 from support import Recorder, toy_problem
 from torch import Tensor
 
 from benchmark.drive import drive
+from benchmark.geometry import push
 from benchmark.oracle import AnswerFn, Oracle, Terms
 from benchmark.rng import RowRng, seed_from
 from benchmark.types import Access, Goal, Norm, Probes, Problem, Steps
@@ -62,3 +63,42 @@ def flat(
         return torch.stack([score, torch.zeros_like(score)], 1)
 
     return problem, answer, least
+
+
+def follow(
+    steps: Generator[Tensor | None, bool, None], shown: Tensor, found: Tensor, atol: float = 1e-9
+) -> Tensor | None:
+    """Compare questions with those of a plain loop that is sent the answers; its next one."""
+    expected = next(steps)
+    for number, (image, hit) in enumerate(zip(shown, found.tolist(), strict=True), 1):
+        assert expected is not None
+        assert torch.allclose(image, expected, atol=atol), f"question {number}"
+        expected = steps.send(hit)
+    return expected
+
+
+def blended(clean: Tensor, far: Tensor) -> Generator[Tensor, bool, Tensor]:
+    """Halve the way back from a start ten times; the nearest point that hit."""
+    least, most = 0.0, 1.0
+    for _ in range(10):
+        middle = (least + most) / 2
+        if (yield clean + middle * (far - clean)):
+            most = middle
+        else:
+            least = middle
+    return clean + most * (far - clean)
+
+
+def broken_by_noise(problem: Problem, answer: AnswerFn) -> float:
+    """Share of images that a hundred random images of the ball break."""
+    source, threat = torch.Generator().manual_seed(0), problem.threat
+    broken = torch.zeros_like(problem.labels, dtype=torch.bool)
+    for _ in range(100):
+        if threat.norm is Norm.LINF:
+            noise = threat.eps * (2 * torch.rand(problem.images.shape, generator=source) - 1)
+            images = (problem.images + noise).clamp(0, 1)
+        else:
+            noise = 1e-3 * torch.randn(problem.images.shape, generator=source)
+            images = push(problem.images + noise, problem.images, threat.eps, threat.norm)
+        broken |= problem.adversarial(answer(images, problem.rows).argmax(1), problem.rows)
+    return float(broken.float().mean())

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from labels import attacked, flat, hits, trail
+from labels import attacked, blended, flat, follow, hits, trail
 from support import constant, digits, linear, toy_problem
 
 from benchmark.geometry import distance
@@ -41,14 +41,7 @@ def started(clean, rng):
             far = rng.uniform(torch.tensor([0]), clean.shape)[0].double()
         if (yield far):
             break
-    least, most = 0.0, 1.0
-    for _ in range(10):
-        middle = (least + most) / 2
-        if (yield clean + middle * (far - clean)):
-            most = middle
-        else:
-            least = middle
-    return clean + most * (far - clean)
+    return (yield from blended(clean, far))
 
 
 def spelled_out(problem, row, sideways=0.01, inward=0.01, every=10, log=None):
@@ -85,13 +78,7 @@ def spelled_out(problem, row, sideways=0.01, inward=0.01, every=10, log=None):
 
 
 def assert_as_spelled_out(problem, shown, found, row, **parameters):
-    steps = spelled_out(problem, row, **parameters)
-    expected = next(steps)
-    for number, (image, hit) in enumerate(zip(shown, found.tolist(), strict=True), 1):
-        assert expected is not None
-        assert torch.allclose(image, expected, atol=1e-9), f"question {number}"
-        expected = steps.send(hit)
-    return expected
+    return follow(spelled_out(problem, row, **parameters), shown, found)
 
 
 def scripted(rule, budget, **parameters):

@@ -7,7 +7,7 @@ import math
 
 import pytest
 import torch
-from labels import attacked, flat, hits, trail
+from labels import attacked, flat, follow, hits, trail
 from scipy import fft
 from support import constant, digits, linear, toy_problem
 
@@ -69,11 +69,7 @@ def spelled_out(problem, row, count, probe, reach=0.5, tolerance=1e-4):
 
 
 def assert_as_spelled_out(problem, shown, found, row, **parameters):
-    steps = spelled_out(problem, row, **parameters)
-    expected = next(steps)
-    for number, (image, hit) in enumerate(zip(shown, found.tolist(), strict=True), 1):
-        assert torch.allclose(image, expected, atol=1e-9), f"question {number}"
-        expected = steps.send(hit)
+    return follow(spelled_out(problem, row, **parameters), shown, found)
 
 
 def fooled_early(norm, budget):

@@ -7,7 +7,7 @@ from itertools import groupby
 
 import pytest
 import torch
-from labels import attacked, flat, hits, trail
+from labels import attacked, flat, follow, hits, trail
 from support import digits, linear, toy_oracle, toy_problem
 
 from benchmark.contract.toy import toy
@@ -113,13 +113,7 @@ def spelled_out(problem, row, starts, probes=200, step=0.2, probe=1e-3):
 
 
 def assert_as_spelled_out(problem, shown, found, row, **parameters):
-    steps = spelled_out(problem, row, **parameters)
-    expected = next(steps)
-    for number, (image, hit) in enumerate(zip(shown, found.tolist(), strict=True), 1):
-        assert expected is not None
-        assert torch.allclose(image, expected, atol=1e-6), f"question {number}"
-        expected = steps.send(hit)
-    return expected
+    return follow(spelled_out(problem, row, **parameters), shown, found, atol=1e-6)
 
 
 def fooled_by_draws(problem, count):

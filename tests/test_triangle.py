@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from labels import attacked, flat, hits, trail
+from labels import attacked, blended, flat, follow, hits, trail
 from scipy import fft
 from support import digits, linear, toy_problem
 
@@ -26,14 +26,7 @@ def started(clean, rng):
         if (yield (far := (clean + 0.02 * tries * noise).clamp(0, 1))):
             break
         tries += 1
-    least, most = 0.0, 1.0
-    for _ in range(10):
-        middle = (least + most) / 2
-        if (yield clean + middle * (far - clean)):
-            most = middle
-        else:
-            least = middle
-    return clean + most * (far - clean)
+    return (yield from blended(clean, far))
 
 
 def plane(clean, point, rng, count):
@@ -105,11 +98,7 @@ def spelled_out(problem, row, count=32, halvings=2, widen=0.1, narrow=0.005):
 
 def assert_as_spelled_out(problem, answer, row, record, **parameters):
     shown = trail(record, row)
-    steps = spelled_out(problem, row, **parameters)
-    expected = next(steps)
-    for number, hit in enumerate(hits(problem, answer, shown, row).tolist()):
-        assert torch.allclose(shown[number], expected, atol=1e-9), f"question {number + 1}"
-        expected = steps.send(hit)
+    follow(spelled_out(problem, row, **parameters), shown, hits(problem, answer, shown, row))
 
 
 @pytest.mark.parametrize("halvings", [0, 2, 4])
