@@ -16,7 +16,7 @@ from registry.moves.bracket import Bisection
 from registry.moves.frequencies import Frequencies
 from registry.moves.phases import Phase, blend, phased
 from registry.moves.starting import Search
-from registry.moves.votes import Votes
+from registry.moves.votes import Votes, heading
 
 _START, _BLEND, _PROBE, _GROW = range(4)
 _GROWTHS = 20  # looks along a ray: ten times the distance reached so far
@@ -154,11 +154,7 @@ class _GeoDA:
     def _head(self, rows: Tensor) -> None:
         """Add the new estimate to the normal, and start a ray from the clean image along it."""
         self._normal[rows] += self._votes.mean(rows)
-        normal = self._normal[rows]
-        if self._norm is Norm.L2:
-            self._way[rows] = normal / column(length(normal).clamp_min(1e-12), normal)
-        else:
-            self._way[rows] = normal.sign()
+        self._way[rows] = heading(self._normal[rows], self._norm)
         away = distance(self._point[rows], self._images[rows], self._norm)
         self._growth[rows] = self._reach * away.double()
         self._grown[rows] = 0

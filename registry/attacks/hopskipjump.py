@@ -8,14 +8,14 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from benchmark.geometry import column, distance, length
+from benchmark.geometry import column, distance
 from benchmark.registry import Preset, Source, attack
 from benchmark.rng import RowRng
 from benchmark.types import Access, Goal, Norm, Problem, Queries, Steps
 from registry.moves.bracket import Bisection
 from registry.moves.phases import Phase, blend, clip_around, phased
 from registry.moves.starting import Approach
-from registry.moves.votes import Votes
+from registry.moves.votes import Votes, directions, heading
 
 _SEARCH, _BLEND, _PROJECT, _PROBE, _STEP = range(5)
 _HALVINGS = 20
@@ -141,18 +141,11 @@ class _HopSkipJump:
         self._votes.begin(rows, count, radius)
 
     def _directions(self, owners: Tensor) -> Tensor:
-        draw = self._rng.normal if self._norm is Norm.L2 else self._rng.cube
-        noise = draw(owners, self._images.shape[1:]).to(self._images)
-        return noise.div_(column(length(noise).clamp_min(1e-12), noise))
+        return directions(self._rng, owners, self._images, self._norm)
 
     def _head(self, rows: Tensor) -> None:
         """Turn the answers into a direction and a first step."""
-        normal = self._votes.normal(rows)
-        if self._norm is Norm.L2:
-            normal /= column(length(normal).clamp_min(1e-12), normal)
-        else:
-            normal.sign_()
-        self._way[rows] = normal
+        self._way[rows] = heading(self._votes.normal(rows), self._norm)
         self._stride[rows] = self._away(self._point, rows) / self._turn[rows].double().sqrt()
         self._halved[rows] = 0
         self.at[rows] = _STEP

@@ -9,14 +9,14 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from benchmark.geometry import column, distance, length
+from benchmark.geometry import column, distance
 from benchmark.registry import Preset, Source, attack
 from benchmark.rng import RowRng
 from benchmark.types import Access, Goal, Norm, Problem, Queries, Steps
 from registry.moves.infomax import InfoMax
 from registry.moves.phases import blend, clip_around, phased
 from registry.moves.starting import Search
-from registry.moves.votes import Votes
+from registry.moves.votes import Votes, directions, heading
 
 _START, _LOCATE, _PROBE = range(3)
 
@@ -118,20 +118,14 @@ class _PopSkipJump:
         self._votes.begin(rows, count, away * self._spread * self._size**0.5)
 
     def _directions(self, owners: Tensor) -> Tensor:
-        draw = self._rng.normal if self._norm is Norm.L2 else self._rng.cube
-        noise = draw(owners, self._images.shape[1:]).to(self._images)
-        return noise.div_(column(length(noise).clamp_min(1e-12), noise))
+        return directions(self._rng, owners, self._images, self._norm)
 
     def _step(self, rows: Tensor) -> None:
         """Step along the estimated normal; whether the end is adversarial is not asked."""
-        normal, point = self._votes.normal(rows), self._point[rows]
-        if self._norm is Norm.L2:
-            normal /= column(length(normal).clamp_min(1e-12), normal)
-        else:
-            normal.sign_()
+        way, point = heading(self._votes.normal(rows), self._norm), self._point[rows]
         away = distance(point, self._images[rows], self._norm)
         stride = away / self._turn[rows].to(away).sqrt()
-        self._far[rows] = (point + column(stride, point) * normal).clamp_(0.0, 1.0)
+        self._far[rows] = (point + column(stride, point) * way).clamp_(0.0, 1.0)
         self._locate(rows)
 
 

@@ -7,8 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from benchmark.geometry import column
-from benchmark.types import Problem, Queries
+from benchmark.geometry import column, length
+from benchmark.rng import RowRng
+from benchmark.types import Norm, Problem, Queries
 from registry.moves.phases import Phase, group_size
 
 
@@ -90,3 +91,24 @@ class Votes:
         through = rows[self._left[rows] == 0]
         if len(through):
             self._then(through)
+
+
+def directions(rng: RowRng, owners: Tensor, like: Tensor, norm: Norm) -> Tensor:
+    """Draw directions of Euclidean length 1 as HopSkipJump does: of normals, or of a cube for linf.
+
+    Args:
+        rng: One stream per image.
+        owners: (n,) rows, which may repeat.
+        like: (B, C, H, W), for shape and type.
+        norm: Norm of the threat.
+    """
+    draw = rng.normal if norm is Norm.L2 else rng.cube
+    noise = draw(owners, like.shape[1:]).to(like)
+    return noise.div_(column(length(noise).clamp_min(1e-12), noise))
+
+
+def heading(normal: Tensor, norm: Norm) -> Tensor:
+    """Turn normals into the steps of length 1 that go furthest along them."""
+    if norm is Norm.LINF:
+        return normal.sign()
+    return normal / column(length(normal).clamp_min(1e-12), normal)
