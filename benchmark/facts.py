@@ -125,6 +125,7 @@ class DefenseFacts:
         level: Where it acts.
         traits: How it behaves with its default parameters.
         strength: Name of the parameter that calibration turns (0 = vanilla), empty if none.
+        presets: Settings of papers and code bases, by name.
         examples: Parameters under which the contract tests it besides the defaults, for
             example "[variant=official]".
         version: Raised when its behaviour changes; part of every result's key.
@@ -134,6 +135,7 @@ class DefenseFacts:
     level: Level
     traits: Traits = field(default_factory=Traits)
     strength: str = ""
+    presets: Mapping[str, Preset] = field(default_factory=dict)
     examples: tuple[str, ...] = ()
     version: int = 1
 

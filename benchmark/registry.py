@@ -66,12 +66,13 @@ def attack(  # noqa: PLR0913 - one argument a fact
     return register
 
 
-def defense(
+def defense(  # noqa: PLR0913 - one argument a fact
     *,
     source: Source,
     level: Level,
     traits: Traits,
     strength: str = "",
+    presets: Mapping[str, Preset] | None = None,
     examples: tuple[str, ...] = (),
     version: int = 1,
 ) -> Callable[[D], D]:
@@ -82,7 +83,7 @@ def defense(
     Raises:
         RegistryError: If the class is no `Defense` or `strength` is none of its parameters.
     """
-    facts = DefenseFacts(source, level, traits, strength, examples, version)
+    facts = DefenseFacts(source, level, traits, strength, presets or {}, examples, version)
 
     def register(build: D) -> D:
         if not issubclass(build, Defense):

@@ -13,7 +13,7 @@ import torch
 from command import SMALL
 
 from benchmark import api
-from benchmark.catalogue import ATTACKS
+from benchmark.catalogue import ATTACKS, DEFENSES
 from benchmark.config import Config
 from benchmark.data import Split
 from benchmark.loading import load_dataset, load_victim
@@ -134,12 +134,18 @@ def test_show_puts_presets_side_by_side_and_says_whose_they_are(bench):
 
 
 @pytest.mark.parametrize(
-    "text", [f"{e.name}@{preset}" for e in ATTACKS for preset in e.facts.presets]
+    ("catalogue", "text"),
+    [
+        (catalogue, f"{entry.name}@{preset}")
+        for catalogue in (ATTACKS, DEFENSES)
+        for entry in catalogue
+        for preset in entry.facts.presets
+    ],
 )
-def test_a_preset_says_whose_it_is_and_differs_from_the_default_or_says_so(text):
-    choice = ATTACKS.choose(text)
+def test_a_preset_says_whose_it_is_and_differs_from_the_default_or_says_so(catalogue, text):
+    choice = catalogue.choose(text)
     assert str(choice) == text
     preset = choice.entry.facts.presets[choice.preset]
     assert preset.origin
     assert set(preset.values) <= set(choice.values)
-    assert preset.norm is None or preset.norm in choice.entry.facts.norms
+    assert preset.norm is None or preset.norm in getattr(choice.entry.facts, "norms", ())
