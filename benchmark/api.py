@@ -16,13 +16,19 @@ from typing import Any
 import pandas as pd
 from rich.console import Console
 
+from benchmark.about import About
 from benchmark.config import load_config
-from benchmark.display import Progress
-from benchmark.errors import BenchError
-from benchmark.plan import Surroundings, plan
+from benchmark.display import Progress, training
+from benchmark.errors import BenchError, SpecError
+from benchmark.matching import Calibration
+from benchmark.muster import muster, subject_parts
+from benchmark.outcome import keep
+from benchmark.plan import plan
 from benchmark.request import Request, make_request
 from benchmark.scheduler import Report, execute, missing
-from benchmark.store import Store
+from benchmark.spec import together
+from benchmark.store import CALIBRATIONS, LOOKS, Store
+from benchmark.surroundings import Surroundings
 from benchmark.tables import cell_table, rebuild
 
 RESULTS = Path("results/local")
@@ -40,8 +46,10 @@ class ShardsFailedError(BenchError):
         kinds = dict.fromkeys(report.error for report in reports)
         tracebacks = "" if self.only_input else f" Tracebacks: {folder / 'failures'}."
         reasons = "; ".join(kinds).rstrip(".")
-        count = sum(len(report.shards) for report in reports)
-        super().__init__(f"{_count(count)} failed: {reasons}.{tracebacks}")
+        shards, looks = (sum(getattr(r, kind) for r in reports) for kind in ("shards", "looks"))
+        parts = [_count(shards, "shard", ""), _count(looks, "look", " at clean images")]
+        what = " and ".join(part for part in parts if part)
+        super().__init__(f"{what} failed: {reasons}.{tracebacks}")
 
     @property
     def only_input(self) -> bool:
@@ -49,8 +57,8 @@ class ShardsFailedError(BenchError):
         return all(report.fault == "input" for report in self.reports)
 
 
-def _count(shards: int) -> str:
-    return "1 shard" if shards == 1 else f"{shards} shards"
+def _count(number: int, name: str, more: str) -> str:
+    return f"{number} {name}{'' if number == 1 else 's'}{more}" if number else ""
 
 
 def run(
@@ -92,19 +100,22 @@ def execute_request(
     request: Request, surroundings: Surroundings, out: Path, jobs: int | None, console: Console
 ) -> pd.DataFrame:
     """Run a checked request; see `run`."""
-    planned = plan(request, surroundings)
+    planned = plan(request, surroundings, jobs, training(console))
     shards = planned.shards
     for line in planned.left_out:
         console.print(f"left out: {line}", markup=False, highlight=False, soft_wrap=True)
     store = Store(out)
     store.sweep()
-    todo, damage = missing(shards, store)
+    for one in planned.calibrations:
+        keep(one, shards[0].cell.dataset, shards[0].cell.model, request.seed, store)
+        _warn(one.doubts(), console)
+    todo, looks, damage = missing(shards, planned.looks, store)
     _warn(damage, console)
     if len(todo) < len(shards):
         console.print(f"{len(shards) - len(todo)} of {len(shards)} shards are done already")
     try:
         with Progress(sum(shard.count for shard in todo), console) as progress:
-            failed = execute(todo, surroundings, store, jobs, progress)
+            failed = execute([*looks, *together(todo)], surroundings, store, jobs, progress)
     finally:
         rebuild(store)
     _warn([f"{line}; it is missing in the tables" for line in store.damaged], console)
@@ -112,9 +123,32 @@ def execute_request(
         raise ShardsFailedError(failed, out)
     wanted = {key: place for place, key in enumerate(dict.fromkeys(s.cell.key for s in shards))}
     # From these cells alone: the worst case is over the attacks that were asked for.
-    mine = cell_table(shard for shard in store.intact() if shard["cell"]["cell"] in wanted)
+    mine = cell_table(
+        [shard for shard in store.intact() if shard["cell"]["cell"] in wanted],
+        About(list(store.intact(LOOKS)), list(store.intact(CALIBRATIONS))),
+    )
     order = mine["cell"].map(wanted).fillna(len(wanted))
     defenses = {name: place for place, name in enumerate(s.cell.defense.name for s in shards)}
     mine = mine.assign(_defense=mine["defense"].map(defenses), _place=order)
     mine = mine.sort_values(["_defense", "_place", "budget"], ignore_index=True)
     return mine.drop(columns=["_defense", "_place"])
+
+
+def find_strengths(
+    request: Request, surroundings: Surroundings, out: Path, jobs: int | None, console: Console
+) -> tuple[Calibration, ...]:
+    """Find the strengths of a request's defenses and keep them; no attack is run.
+
+    Raises:
+        BenchError: For a mistake in the input.
+    """
+    if not request.match_drop:
+        raise SpecError("no drop was named: give --match-drop 1,2")
+    store = Store(out)
+    dataset, model = subject_parts(request, surroundings)
+    found = muster(request, dataset, model, surroundings, jobs, training(console))
+    for one in found.calibrations:
+        keep(one, dataset, model, request.seed, store)
+        _warn(one.doubts(), console)
+    rebuild(store)
+    return found.calibrations

@@ -12,10 +12,11 @@ from rich.console import Console
 
 from benchmark import __version__, api, inspection
 from benchmark.config import load_config
-from benchmark.display import listing, summary
+from benchmark.display import listing, strengths, summary
 from benchmark.errors import BenchError
-from benchmark.plan import Surroundings
+from benchmark.plots import draw_strengths
 from benchmark.request import make_request
+from benchmark.surroundings import Surroundings
 
 app = typer.Typer(
     name="bench",
@@ -35,6 +36,7 @@ Out = Annotated[Path, typer.Option(help="Folder of results.")]
 DataRoot = Annotated[Path | None, typer.Option(help="Folder of data sets.")]
 WeightsRoot = Annotated[Path | None, typer.Option(help="Folder of weights.")]
 Checkpoint = Annotated[Path | None, typer.Option(help="Weights of the victim.")]
+Cache = Annotated[Path | None, typer.Option(help="Folder of what was trained and calibrated.")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="Config file (TOML).")]
 
 
@@ -68,6 +70,9 @@ def run(
         bool | None,
         typer.Option("--run-to-budget", help="Attack on inside the ball, for distances."),
     ] = None,
+    match_drop: Annotated[
+        str | None, typer.Option(help="Points of clean accuracy a defense may cost: 1,2,4.")
+    ] = None,
     targeted: Annotated[
         bool | None, typer.Option("--targeted", help="Aim at one label, drawn for each image.")
     ] = None,
@@ -92,6 +97,7 @@ def run(
     data_root: DataRoot = None,
     weights_root: WeightsRoot = None,
     checkpoint: Checkpoint = None,
+    cache: Cache = None,
     config: ConfigFile = None,
     plugin: Plugins = None,
 ) -> None:
@@ -108,6 +114,7 @@ def run(
         norm=norm,
         eps=eps,
         run_to_budget=run_to_budget,
+        match_drop=match_drop,
         targeted=targeted,
         eot=eot,
         seed=seed,
@@ -117,7 +124,7 @@ def run(
         draws=draws,
         shard=shard,
     )
-    places = load_config(data_root, weights_root, checkpoint, config)
+    places = load_config(data_root, weights_root, checkpoint, config, cache)
     surroundings = Surroundings(places, tuple(plugin or ()), device, batch)
     cells = api.execute_request(request, surroundings, out, jobs, Console(stderr=True))
     first = cells.iloc[0]
@@ -128,6 +135,45 @@ def run(
     )
     typer.echo(summary(cells))
     typer.echo(f"\nTables: {out / 'cells.csv'}, shards.csv, images.parquet")
+
+
+@app.command()
+def calibrate(
+    *,
+    defenses: Annotated[str, typer.Option(help="For example unig,at+rnd.")],
+    match_drop: Annotated[str, typer.Option(help="Points of clean accuracy to lose.")] = "1,2,4",
+    dataset: Annotated[str | None, typer.Option(help="Data set. [default: mnist]")] = None,
+    model: Annotated[str | None, typer.Option(help="Victim. [default: the data set's]")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the noise. [default: 0]")] = None,
+    shard: Annotated[int | None, typer.Option(help="Images that coupled defenses see.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
+    batch: Annotated[int | None, typer.Option(min=1, help="Images in a forward pass.")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Processes of one thread.")] = None,
+    out: Out = api.RESULTS,
+    data_root: DataRoot = None,
+    weights_root: WeightsRoot = None,
+    checkpoint: Checkpoint = None,
+    cache: Cache = None,
+    config: ConfigFile = None,
+    plugin: Plugins = None,
+) -> None:
+    """Find the strengths at which defenses cost given drops, and draw what each strength costs."""
+    request = make_request(
+        attacked=False,
+        defenses=defenses,
+        match_drop=match_drop,
+        dataset=dataset,
+        model=model,
+        seed=seed,
+        shard=shard,
+    )
+    places = load_config(data_root, weights_root, checkpoint, config, cache)
+    surroundings = Surroundings(places, tuple(plugin or ()), device, batch)
+    found = api.find_strengths(request, surroundings, out, jobs, Console(stderr=True))
+    picture = out / "calibrations.svg"
+    draw_strengths(found, picture)
+    typer.echo(strengths(found))
+    typer.echo(f"\nTable: {out / 'calibrations.csv'}, curves: {picture}")
 
 
 @app.command("list")

@@ -5,11 +5,13 @@
 | folder of data sets | `--data-root` | `QUERYBENCH_DATA` | `data_root` |
 | folder of weights | `--weights-root` | `QUERYBENCH_WEIGHTS` | `weights_root` |
 | weights of this victim | `--checkpoint` | `QUERYBENCH_CHECKPOINT` | `checkpoint` |
+| what was trained and calibrated | `--cache` | `QUERYBENCH_CACHE` | `cache` |
 | the config file itself | `--config` | `QUERYBENCH_CONFIG` | |
 
 An option wins over a variable, a variable over the config file. An empty variable counts as
 unset. The config file is TOML; without option or variable it is `querybench.toml` in the
-current folder, if there is one. Relative paths in it are relative to it.
+current folder, if there is one. Relative paths in it are relative to it. The cache is made where
+it is missing, by default in the user's folder of caches.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import platformdirs
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from benchmark.errors import DataError, SpecError, suggestion
@@ -29,6 +32,7 @@ _VARIABLES = {
     "data_root": "QUERYBENCH_DATA",
     "weights_root": "QUERYBENCH_WEIGHTS",
     "checkpoint": "QUERYBENCH_CHECKPOINT",
+    "cache": "QUERYBENCH_CACHE",
 }
 
 
@@ -39,6 +43,7 @@ class Config(BaseModel):
         data_root: Folder of data sets, or None.
         weights_root: Folder of weights, or None.
         checkpoint: Weights of the victim, a file, or None.
+        cache: Folder of what was trained and calibrated, or None for the usual one.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -46,6 +51,12 @@ class Config(BaseModel):
     data_root: Path | None = None
     weights_root: Path | None = None
     checkpoint: Path | None = None
+    cache: Path | None = None
+
+    @property
+    def cache_folder(self) -> Path:
+        """Folder of what was trained and calibrated."""
+        return self.cache or platformdirs.user_cache_path("querybench")
 
 
 def load_config(
@@ -53,6 +64,7 @@ def load_config(
     weights_root: Path | None = None,
     checkpoint: Path | None = None,
     file: Path | None = None,
+    cache: Path | None = None,
 ) -> Config:
     """Combine options, environment and config file, in this order.
 
@@ -61,15 +73,21 @@ def load_config(
         weights_root: What `--weights-root` says, or None.
         checkpoint: What `--checkpoint` says, or None.
         file: What `--config` says, or None.
+        cache: What `--cache` says, or None.
 
     Returns:
-        Paths that exist.
+        Paths that exist, but for the cache.
 
     Raises:
         SpecError: If the config file is missing though named, malformed, or has a wrong key.
         DataError: If a path that was given does not exist.
     """
-    options = {"data_root": data_root, "weights_root": weights_root, "checkpoint": checkpoint}
+    options = {
+        "data_root": data_root,
+        "weights_root": weights_root,
+        "checkpoint": checkpoint,
+        "cache": cache,
+    }
     written, origin = _from_file(file)
     chosen: dict[str, Path | None] = {}
     for key, option in options.items():
@@ -87,7 +105,10 @@ def _variable(name: str) -> Path | None:
 
 def _existing(key: str, path: Path, who: str) -> Path:
     path = _home(path)
-    if key == "checkpoint":
+    if key == "cache":
+        if path.exists() and not path.is_dir():
+            raise DataError(f"{who}: '{path}' is not a folder")
+    elif key == "checkpoint":
         if not path.is_file():
             raise DataError(f"{who}: file '{path}' does not exist")
     elif not path.is_dir():

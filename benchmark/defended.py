@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor
 
@@ -15,20 +17,33 @@ from benchmark.victim import Victim
 class Defended:
     """Answers queries of any number in batches of one size.
 
+    Args:
+        victim: The victim.
+        defense: The defense, prepared.
+        batch: Images in one forward pass.
+        company: Images at most that a coupled defense sees together; None for all that are sent.
+
     Attributes:
         forwards: Images shown so far, counted queries and uncounted looks together.
     """
 
-    def __init__(self, victim: Victim, defense: Defense, batch: int) -> None:
+    def __init__(
+        self, victim: Victim, defense: Defense, batch: int, company: int | None = None
+    ) -> None:
         self.victim = victim
         self.defense = defense
         self.batch = batch
+        self.company = company
         self.forwards = 0
 
     @property
     def steady(self) -> bool:
         """Identical queries always get identical answers, whatever else is asked."""
         return self.defense.traits.steady
+
+    def fresh(self) -> Defended:
+        """The same with a defense that has answered nothing yet; only of one that has not."""
+        return Defended(self.victim, copy.deepcopy(self.defense), self.batch, self.company)
 
     @torch.no_grad()
     def answer(self, images: Tensor, rows: Tensor, rng: RowRng) -> Tensor:
@@ -61,8 +76,8 @@ class Defended:
         rank = occurrence(rows)
         logits = images.new_empty((len(images), self.victim.num_classes))
         for wave in torch.unique(rank).tolist():
-            members = (rank == wave).nonzero()[:, 0]
-            logits[members] = self._ask(images[members], rows[members], rng)
+            for members in (rank == wave).nonzero()[:, 0].split(self.company or len(images)):
+                logits[members] = self._ask(images[members], rows[members], rng)
         return logits
 
     def _ask(self, images: Tensor, rows: Tensor, rng: RowRng) -> Tensor:

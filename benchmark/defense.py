@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 
 from torch import Tensor
 
@@ -36,9 +38,33 @@ class Defense:
     """
 
     traits: Traits = Traits()
+    learned: Mapping[str, Tensor] = MappingProxyType({})
+
+    @property
+    def members(self) -> Sequence[Defense]:
+        """The defenses this one is made of: itself, unless it is a stack."""
+        return (self,)
+
+    @property
+    def splits(self) -> bool:
+        """It acts on penultimate features, so the victim must have a last linear layer."""
+        return type(self).on_penultimate is not Defense.on_penultimate
 
     def check(self, victim: Victim) -> None:
         """Refuse a victim the defense cannot be attached to (SpecError, VictimError)."""
+
+    def recipe(self) -> Mapping[str, object]:
+        """Return all that training depends on, as plain data; empty if nothing is trained."""
+        return {}
+
+    def fit(self, victim: Victim, data: Dataset) -> Iterator[float]:
+        """Train the victim in place, a copy, from split `train`; yield the share done.
+
+        Called once for each recipe, victim and data set: the result is cached. Tensors besides
+        the victim's weights go into `learned`, which is cached with them.
+        """
+        del victim, data
+        yield 1.0
 
     def prepare(self, victim: Victim, data: Dataset) -> None:
         """Measure or store what the defense needs, once, from the splits that are not attacked."""
@@ -68,18 +94,24 @@ class Defense:
         del context
         return logits
 
+    @contextmanager
+    def editing(self, victim: Victim, context: QueryContext) -> Iterator[None]:
+        """Change the outputs of the stages while the context lasts."""
+        edits = {
+            site: partial(self.on_features, site=site, context=context)
+            for site in self.sites(victim)
+        }
+        with victim.edited(edits):
+            yield
+
     def answer(self, victim: Victim, images: Tensor, context: QueryContext) -> Tensor:
         """Answer queries with logits, (n, K).
 
         Overridden by defenses that need several passes; the default calls the hooks in order.
         """
         images = self.on_images(images, context)
-        edits = {
-            site: partial(self.on_features, site=site, context=context)
-            for site in self.sites(victim)
-        }
-        with victim.edited(edits):
-            if type(self).on_penultimate is Defense.on_penultimate:
+        with self.editing(victim, context):
+            if not self.splits:
                 return self.on_logits(victim(images), context)
             features = victim.features(images)
         changed = self.on_penultimate(features, victim, context)

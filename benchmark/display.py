@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 
 import pandas as pd
@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from tabulate import tabulate
+
+from benchmark.matching import Calibration
 
 _EVERY = 15.0  # seconds between lines in a pipe
 
@@ -57,12 +59,25 @@ class Progress:
         now = time.monotonic()
         rate = self._queries / max(now - self._start, 1e-9)
         self._bar.update(self._task, advance=images, rate=f"{rate:,.0f} queries/s")
-        if not self._console.is_terminal and now - self._shown > _EVERY:
+        if self._done and not self._console.is_terminal and now - self._shown > _EVERY:
             self._shown = now
             left = (now - self._start) * (self._images / self._done - 1)
             self._console.print(
                 f"{self._done}/{self._images} images, {rate:,.0f} queries/s, {left:.0f} s left"
             )
+
+
+def training(console: Console) -> Callable[[str, float], None]:
+    """Make what is told of training: a line when it begins, and now and then on the way."""
+    shown: dict[str, float] = {}
+
+    def told(name: str, done: float) -> None:
+        now = time.monotonic()
+        if name not in shown or now - shown[name] > _EVERY or done >= 1.0:
+            shown[name] = now
+            console.print(f"training {name}: {100 * done:.0f} %", markup=False, highlight=False)
+
+    return told
 
 
 def summary(cells: pd.DataFrame) -> str:
@@ -77,12 +92,16 @@ def summary(cells: pd.DataFrame) -> str:
     """
     rows = []
     several = cells["eps"].nunique() > 1
+    matched = cells["matched_drop"].notna().any()
     for _, group in cells.groupby(["defense", "attack", "eps"], sort=False):
         last = group.iloc[-1]
         row = {"defense": last["defense"], "attack": last["attack"]}
         if several:
             row["eps"] = f"{last['eps']:.4g}"
         row["clean"] = _percent(last["clean_accuracy"])
+        if matched:
+            row["drop"] = _drop(last["drop"], last["drop_error"])
+            row["asked"] = "" if pd.isna(last["matched_drop"]) else last["matched_drop"]
         for _, point in group.iterrows():
             row[f"robust@{point['budget']}"] = _percent(point["robust_accuracy"])
         low, high = last["robust_accuracy_low"], last["robust_accuracy_high"]
@@ -98,9 +117,36 @@ def summary(cells: pd.DataFrame) -> str:
     return tabulate(rows, headers="keys", disable_numparse=True, stralign="right")
 
 
+def strengths(found: Sequence[Calibration]) -> str:
+    """Lay out what strength each drop needs; a defense without one has a line of its own."""
+    rows = []
+    for one in found:
+        looked = f"{one.images} of {one.split}"
+        if not one.matches:
+            why = "has no strength" if not one.defense.knob else "strength written out"
+            rows.append({"defense": str(one.defense), "asked": why, "looked at": looked})
+        for match in one.matches:
+            point = match.point
+            rows.append(
+                {
+                    "defense": str(one.defense),
+                    "asked": f"{100 * match.target:g}",
+                    "strength": f"{one.defense.knob}={point.strength:g}",
+                    "drop": _drop(point.drop, point.error),
+                    "": "saturated" if match.saturated else "",
+                    "looked at": looked,
+                }
+            )
+    return tabulate(rows, headers="keys", disable_numparse=True, stralign="right")
+
+
 def listing(rows: Sequence[dict[str, str]]) -> str:
     """Lay out names and one-line descriptions."""
     return tabulate(rows, headers="keys", tablefmt="simple")
+
+
+def _drop(drop: float, error: float) -> str:
+    return "" if pd.isna(drop) else f"{100 * drop:.2f} ± {100 * error:.2f}"
 
 
 def _percent(share: float) -> str:

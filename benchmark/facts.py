@@ -32,6 +32,7 @@ class Level(StrEnum):
     """Where a defense acts: the one hook that it overrides."""
 
     NOWHERE = "nowhere"
+    WEIGHTS = "weights"  # it is trained, and answers like any victim
     IMAGES = "images"
     FEATURES = "features"
     PENULTIMATE = "penultimate"

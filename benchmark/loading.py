@@ -7,11 +7,10 @@ from pathlib import Path
 
 import torch
 
-from benchmark.catalogue import DATASETS, DEFENSES, MODELS
+from benchmark.catalogue import DATASETS, MODELS
 from benchmark.checkpoints import fingerprint
 from benchmark.config import Config
 from benchmark.data import DataRequest, Dataset, Split
-from benchmark.defense import Defense
 from benchmark.errors import DataError, SpecError, VictimError
 from benchmark.spec import Cell
 from benchmark.victim import ModelRequest, Victim
@@ -96,11 +95,3 @@ def _shipped(name: str, config: Config) -> Path | None:
         return None
     path = config.weights_root / name
     return path if path.is_file() else None
-
-
-def build_defense(text: str, victim: Victim) -> Defense:
-    """Make a new instance of a defense and check that it fits the victim."""
-    choice = DEFENSES.choose(text)
-    defense: Defense = choice.entry.build(**choice.values)
-    defense.check(victim)
-    return defense

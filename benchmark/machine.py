@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -22,6 +24,16 @@ def settle() -> None:
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.deterministic = True
     keep_memory()
+
+
+@contextmanager
+def threads_kept() -> Iterator[None]:
+    """Give the caller's thread count back where a job ran in this process."""
+    count = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(count)
 
 
 def keep_memory() -> bool:

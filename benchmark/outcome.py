@@ -1,13 +1,17 @@
-"""What a shard file says besides its rows: the cell, the costs, the provenance."""
+"""What the file of a finished piece of work says: rows, costs, provenance."""
 
 from __future__ import annotations
 
 import datetime
 import json
+from collections.abc import Mapping
+from dataclasses import astuple
 from typing import Any
 
+from benchmark.matching import Calibration
 from benchmark.provenance import provenance
-from benchmark.spec import Cell
+from benchmark.spec import Cell, Look, Part, digest
+from benchmark.store import CALIBRATIONS, Store
 from benchmark.tasks.attack import ShardResult
 
 
@@ -39,7 +43,6 @@ def cell_columns(cell: Cell) -> dict[str, Any]:
         "defense": cell.defense,
         "attack": cell.attack,
     }
-    records = {name: part.record for name, part in parts.items()}
     return {
         "cell": cell.key,
         **{name: part.name for name, part in parts.items()},
@@ -51,8 +54,69 @@ def cell_columns(cell: Cell) -> dict[str, Any]:
         "budgets": "+".join(str(mark) for mark in protocol.budgets),
         "protocol": f"scores={protocol.scores} probes={protocol.probes} "
         f"votes={protocol.votes} draws={protocol.draws} device={cell.device}",
-        "parameters": json.dumps(records, sort_keys=True, separators=(",", ":")),
+        "parameters": _settings(parts),
         "seed": cell.seed,
         "images": cell.images,
         "run_to_budget": protocol.run_to_budget,
     }
+
+
+def look_content(look: Look, result: Mapping[str, Any], device: str) -> dict[str, Any]:
+    """Turn the result of a look into what its file holds."""
+    parts = {"dataset": look.dataset, "model": look.model, "defense": look.defense}
+    return {
+        "row": {
+            "look": look.key,
+            **{name: part.name for name, part in parts.items()},
+            "dataset_fingerprint": look.dataset.record["fingerprint"],
+            "model_fingerprint": look.model.record["fingerprint"],
+            "settings": _settings(parts),
+            "seed": look.seed,
+            "images": look.images,
+            **result["measured"],
+            **provenance(device),
+        },
+        "timing": result["timing"],
+    }
+
+
+def keep(calibration: Calibration, dataset: Part, model: Part, seed: int, store: Store) -> None:
+    """Store what strengths were found, so that tables can say what they were found for."""
+    if not calibration.matches:
+        return
+    names = {
+        "dataset": dataset.record,
+        "model": model.record,
+        "defense": calibration.defense.record(),
+        "split": str(calibration.split),
+        "images": calibration.images,
+        "seed": seed,
+        "targets": [match.target for match in calibration.matches],
+    }
+    rows = [
+        {
+            "dataset": dataset.name,
+            "model": model.name,
+            "defense": str(calibration.defense),
+            "seed": seed,
+            "target": round(100 * match.target, 6),
+            "knob": calibration.defense.knob,
+            "strength": match.point.strength,
+            "matched": str(calibration.defense.at(match.point.strength)),
+            "saturated": match.saturated,
+            "drop": match.point.drop,
+            "drop_error": match.point.error,
+            "bend": match.bend,
+            "split": str(calibration.split),
+            "images": calibration.images,
+            "draws": calibration.draws,
+        }
+        for match in calibration.matches
+    ]
+    points = [astuple(point) for point in calibration.points]
+    store.write(digest(names), {"rows": rows, "points": points}, CALIBRATIONS)
+
+
+def _settings(parts: Mapping[str, Part]) -> str:
+    records = {name: part.record for name, part in parts.items()}
+    return json.dumps(records, sort_keys=True, separators=(",", ":"))

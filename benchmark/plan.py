@@ -2,41 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmark.catalogue import ATTACKS, DATASETS, DEFENSES, MODELS, Choice, load_file
+from benchmark.catalogue import ATTACKS, DATASETS, Choice
 from benchmark.choices import attack_choices
-from benchmark.config import Config
-from benchmark.data import Split
 from benchmark.errors import SpecError
-from benchmark.facts import Level
-from benchmark.loading import build_defense, forget, load_dataset, load_victim
+from benchmark.fitting import Told
+from benchmark.matching import Calibration
+from benchmark.muster import Known, muster, part_of, subject_parts
 from benchmark.protocol import Protocol
 from benchmark.request import Request
-from benchmark.spec import Cell, Part, Shard
+from benchmark.spec import Cell, Look, Part, Shard
+from benchmark.surroundings import Surroundings
 from benchmark.types import Aim, Goal, Threat
-
-
-@dataclass(frozen=True)
-class Surroundings:
-    """Where a run happens; none of it changes a result on a CPU.
-
-    Attributes:
-        config: Where data and weights are.
-        plugins: Plug-in files.
-        device: "cpu", "cuda", "cuda:1", ...
-        batch: Images in one forward pass, or None for the device's usual size.
-    """
-
-    config: Config
-    plugins: tuple[Path, ...] = ()
-    device: str = "cpu"
-    batch: int | None = None
 
 
 @dataclass(frozen=True)
@@ -45,39 +27,39 @@ class Plan:
 
     Attributes:
         shards: Work to do.
+        looks: Defenses whose clean answers are to be looked at.
         left_out: Combinations that make no sense, a line each.
+        calibrations: What strengths were found, if drops were to be matched.
     """
 
     shards: tuple[Shard, ...]
+    looks: tuple[Look, ...] = ()
     left_out: tuple[str, ...] = ()
+    calibrations: tuple[Calibration, ...] = ()
 
 
-def plan(request: Request, surroundings: Surroundings) -> Plan:
-    """Resolve a request into shards.
+def plan(
+    request: Request,
+    surroundings: Surroundings,
+    jobs: int | None = None,
+    told: Told | None = None,
+) -> Plan:
+    """Resolve a request into shards; train and calibrate what that needs.
+
+    Args:
+        request: What is wanted.
+        surroundings: Where.
+        jobs: Processes that look for strengths; None means one a core.
+        told: Called now and then while a defense is trained.
 
     Raises:
         BenchError: For anything that cannot run, before anything runs.
     """
-    for plugin in surroundings.plugins:
-        load_file(plugin)
-    forget()  # files may have changed since an earlier run in this process
-    check_device(surroundings.device)
-    dataset, model = _victim(request, surroundings)
+    dataset, model = subject_parts(request, surroundings)
     attacks = [choice for text in request.attacks for choice in attack_choices(text, request)]
-    victim = load_victim(model.text, dataset.text, surroundings.config, surroundings.device)
-    defenses = [DEFENSES.choose(text) for text in _with_undefended(request.defenses)]
-    data = load_dataset(dataset.text, surroundings.config)
-    companies: dict[str, int] = {}
-    steady: set[str] = set()
-    for choice in defenses:
-        defense = build_defense(str(choice), victim)
-        defense.prepare(victim, data)
-        if defense.traits.coupled:  # its answers depend on the images it shares a shard with
-            companies[str(choice)] = request.shard
-        if defense.traits.steady:
-            steady.add(str(choice))
     threats, kind = _threats(request, dataset), torch.device(surroundings.device).type
-    pairs, left_out = _pairs(_parts(defenses, companies), _parts(attacks, {}), steady)
+    found = muster(request, dataset, model, surroundings, jobs, told)
+    pairs, left_out = _pairs(found.defenses, _parts(attacks))
     more = request.images, request.seed, kind
     cells = [
         Cell(dataset, model, defense, attack, threat, _protocol(request, attack), *more)
@@ -89,11 +71,11 @@ def plan(request: Request, surroundings: Surroundings) -> Plan:
         for cell in cells
         for first in range(0, request.images, request.shard)
     ]
-    return Plan(tuple(shards), tuple(left_out))
+    return Plan(tuple(shards), found.looks, tuple(left_out), found.calibrations)
 
 
 def _pairs(
-    defenses: Sequence[Part], attacks: Sequence[Part], steady: set[str]
+    known: Sequence[Known], attacks: Sequence[Part]
 ) -> tuple[list[tuple[Part, Part]], list[str]]:
     """Cross defenses with attacks, without repeats of questions that always get one answer.
 
@@ -101,51 +83,19 @@ def _pairs(
         SpecError: If nothing is left.
     """
     pairs, left_out = [], []
-    for defense in defenses:
-        repeat = [a for a in attacks if a.record["parameters"]["eot"] > 1]
-        senseless = repeat if defense.name in steady else []
-        pairs += [(defense, attack) for attack in attacks if attack not in senseless]
+    repeat = [a for a in attacks if a.record["parameters"]["eot"] > 1]
+    for one in known:
+        senseless = repeat if one.steady else []
+        pairs += [(one.part, attack) for attack in attacks if attack not in senseless]
         if senseless:
             names = ", ".join(attack.name for attack in senseless)
             left_out.append(
-                f"against '{defense.name}' a repeated question (eot > 1) has the same answer "
+                f"against '{one.part.name}' a repeated question (eot > 1) has the same answer "
                 f"every time, so these are not run: {names}"
             )
     if not pairs:
         raise SpecError(f"nothing is left to run: {left_out[0]}")
     return pairs, left_out
-
-
-def check_device(name: str) -> None:
-    """Refuse a device that is not there.
-
-    Raises:
-        SpecError: With the devices that are.
-    """
-    cards = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
-    here = ["cpu", *(["cuda"] if cards else []), *cards]
-    if name not in here:
-        raise SpecError(f"device '{name}' is not available. Allowed: {', '.join(here)}.")
-
-
-def _victim(request: Request, surroundings: Surroundings) -> tuple[Part, Part]:
-    config = surroundings.config
-    chosen = DATASETS.choose(request.dataset)
-    usual = request.model or chosen.entry.facts.model
-    if not usual:
-        raise SpecError(f"data set '{request.dataset}' has no usual victim: give --model NAME")
-    model_choice = MODELS.choose(usual)
-    data = load_dataset(request.dataset, config)
-    if request.images > len(data.splits[Split.EVAL]):
-        raise SpecError(
-            f"--images {request.images}: split 'eval' of data set '{data.name}' has only "
-            f"{len(data.splits[Split.EVAL])} images"
-        )
-    victim = load_victim(usual, request.dataset, config, surroundings.device)
-    return (
-        _part(chosen, request.dataset, fingerprint=data.fingerprint),
-        _part(model_choice, usual, fingerprint=victim.fingerprint),
-    )
 
 
 def _threats(request: Request, dataset: Part) -> list[Threat]:
@@ -171,21 +121,6 @@ def _protocol(request: Request, attack: Part) -> Protocol:
     )
 
 
-def _with_undefended(defenses: Sequence[str]) -> list[str]:
-    """Put the bare victim first: the row that stands beside every defense."""
-    bare = next(entry.name for entry in DEFENSES if entry.facts.level is Level.NOWHERE)
-    return [bare, *(text for text in defenses if text != bare)]
-
-
-def _parts(choices: Sequence[Choice[Any]], companies: Mapping[str, int]) -> list[Part]:
+def _parts(choices: Sequence[Choice[Any]]) -> list[Part]:
     """Parts of the choices without repetitions, in their order."""
-    parts: dict[str, Part] = {}
-    for choice in choices:
-        text = str(choice)
-        more = {"company": companies[text]} if text in companies else {}
-        parts[text] = _part(choice, text, **more)
-    return list(parts.values())
-
-
-def _part(choice: Choice[Any], text: str, **more: str | int) -> Part:
-    return Part(text, str(choice), {**choice.record(), **more})
+    return list({str(choice): part_of(choice, str(choice)) for choice in choices}.values())

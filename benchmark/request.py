@@ -35,6 +35,7 @@ class Request(BaseModel):
         eps: Radii in pixel units of the [0, 1] range; None means the data set's usual one.
         run_to_budget: Attacks that look for the nearest adversarial image do not stop in the ball:
             all radii are read off one run, and distances are those of the whole budget.
+        match_drop: Points of clean accuracy that each defense may cost; its strength is set so.
         targeted: Attacks aim at one label, drawn for each image.
         eot: Queries a question (EOT); several run each attack once for each. None means what the
             attacks say themselves, usually 1.
@@ -48,7 +49,7 @@ class Request(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    attacks: tuple[str, ...] = Field(min_length=1)
+    attacks: tuple[str, ...] = ()
     defenses: tuple[str, ...] = ("none",)
     dataset: str = "mnist"
     model: str | None = None
@@ -58,6 +59,7 @@ class Request(BaseModel):
     norm: Norm = Norm.LINF
     eps: tuple[Annotated[float, Field(gt=0)], ...] | None = None
     run_to_budget: bool = False
+    match_drop: tuple[Annotated[float, Field(gt=0, le=50)], ...] | None = None
     targeted: bool = False
     eot: tuple[Annotated[int, Field(ge=1)], ...] | None = None
     seed: Annotated[int, Field(ge=0)] = 0
@@ -72,10 +74,10 @@ class Request(BaseModel):
     def _listed(cls, value: object) -> object:
         return split_list(value) if isinstance(value, str) else value
 
-    @field_validator("budgets", "eot", mode="before")
+    @field_validator("budgets", "eot", "match_drop", mode="before")
     @classmethod
     def _numbers(cls, value: object) -> object:
-        if isinstance(value, int):
+        if isinstance(value, int | float):
             return [value]
         return value.split(",") if isinstance(value, str) else value
 
@@ -112,11 +114,12 @@ class Request(BaseModel):
         return tuple(sorted({*asked, self.queries}))
 
 
-def make_request(suite: str | None = None, **given: Any) -> Request:
+def make_request(suite: str | None = None, *, attacked: bool = True, **given: Any) -> Request:
     """Check a request; what is given wins over the suite, None counts as not given.
 
     Args:
         suite: Name of a built-in suite or path of a YAML file, or None.
+        attacked: The request is to name at least one attack.
         **given: Fields of `Request`.
 
     Raises:
@@ -131,14 +134,15 @@ def make_request(suite: str | None = None, **given: Any) -> Request:
         if name not in Request.model_fields:
             known = suggestion(str(name), Request.model_fields)
             raise SpecError(f"{where} has an unknown field '{name}'. {known}")
-    if "attacks" not in fields:
-        raise SpecError("no attack was named: give --attacks a,b or a suite")
     try:
-        return Request.model_validate(fields)
+        request = Request.model_validate(fields)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(part for part in first["loc"] if isinstance(part, str))
         raise SpecError(f"{place}={first['input']} is not allowed: {reason(first)}") from None
+    if attacked and not request.attacks:
+        raise SpecError("no attack was named: give --attacks a,b or a suite")
+    return request
 
 
 def load_suite(name: str) -> dict[str, Any]:

@@ -1,12 +1,11 @@
-"""Runs the shards that have no result yet, on as many processes as asked."""
+"""Runs the work that has no result yet, on as many processes as asked."""
 
 from __future__ import annotations
 
 import datetime
 import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import joblib
 import torch
@@ -14,80 +13,88 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from benchmark.display import Progress
 from benchmark.errors import BenchError, StoreError
-from benchmark.machine import settle
-from benchmark.outcome import content
-from benchmark.plan import Surroundings
-from benchmark.spec import Shard, together
-from benchmark.store import Store
+from benchmark.machine import settle, threads_kept
+from benchmark.outcome import content, look_content
+from benchmark.spec import Look, Shard
+from benchmark.store import LOOKS, SHARDS, Store
+from benchmark.surroundings import Surroundings
 from benchmark.tasks.attack import run_shards
+from benchmark.tasks.look import run_look
+
+Work = tuple[Shard, ...] | Look  # shards that are run together, or a look
 
 
 @dataclass(frozen=True)
 class Report:
-    """How the run of one or more shards ended.
+    """How a piece of work ended.
 
     Attributes:
-        shards: Shards that were run together.
+        shards: Shards run together.
+        looks: Looks taken.
+        images: Images it attacked.
         queries: Queries it asked, counted or not.
         error: Why it failed, one line; empty if it did not.
         fault: "" if it did not fail, "input" for a mistake in the input, "bug" for ours.
     """
 
-    shards: tuple[Shard, ...]
+    shards: int = 0
+    looks: int = 0
+    images: int = 0
     queries: int = 0
     error: str = ""
     fault: str = ""
 
 
-def missing(shards: Sequence[Shard], store: Store) -> tuple[list[Shard], list[str]]:
-    """Tell which shards have to run, and what is wrong with damaged files among them."""
-    todo: list[Shard] = []
+def missing(
+    shards: Sequence[Shard], looks: Sequence[Look], store: Store
+) -> tuple[list[Shard], list[Look], list[str]]:
+    """Tell which shards and looks have to be run, and which of their files are damaged."""
     damage: list[str] = []
-    for shard in shards:
+
+    def absent(key: str, kind: str) -> bool:
         try:
-            found = store.read(shard.key)
+            return store.read(key, kind) is None
         except StoreError as error:
             damage.append(f"{error}; it is run again")
-            found = None
-        if found is None:
-            todo.append(shard)
-    return todo, damage
+            return True
+
+    todo = [shard for shard in shards if absent(shard.key, SHARDS)]
+    return todo, [look for look in looks if absent(look.key, LOOKS)], damage
 
 
 def execute(
-    shards: Sequence[Shard],
+    work: Sequence[Work],
     surroundings: Surroundings,
     store: Store,
     jobs: int | None,
     progress: Progress,
 ) -> list[Report]:
-    """Run shards; each is stored by the process that ran it, as soon as it is finished.
+    """Run work; each piece is stored by the process that ran it, as soon as it is finished.
 
     Args:
-        shards: What to run.
+        work: What to run.
         surroundings: Where.
         store: Where results go.
         jobs: Processes of one thread; None means one a core, and one on a GPU.
-        progress: Told of every finished shard.
+        progress: Told of everything finished.
 
     Returns:
-        The reports of the shards that failed.
+        The reports of what failed.
 
     Raises:
         StoreError: If results cannot be written.
     """
-    if not shards:
+    if not work:
         return []
     usual = joblib.cpu_count() if torch.device(surroundings.device).type == "cpu" else 1
-    groups = together(shards)
-    processes = min(jobs or usual, len(groups))
+    processes = min(jobs or usual, len(work))
     runner = joblib.Parallel(n_jobs=processes, return_as="generator_unordered", batch_size=1)
-    calls = [joblib.delayed(_run)(group, surroundings, store) for group in groups]
+    calls = [joblib.delayed(_run)(one, surroundings, store) for one in work]
     failed: list[Report] = []
-    with _threads(torch.get_num_threads()):
+    with threads_kept():
         try:
             for report in runner(calls):
-                progress.advance(sum(s.count for s in report.shards), report.queries)
+                progress.advance(report.images, report.queries)
                 if report.fault:
                     failed.append(report)
         except TerminatedWorkerError:
@@ -98,28 +105,41 @@ def execute(
     return failed
 
 
-def _run(shards: tuple[Shard, ...], surroundings: Surroundings, store: Store) -> Report:
+def _run(one: Work, surroundings: Surroundings, store: Store) -> Report:
     settle()
+    if isinstance(one, Look):
+        return _look(one, surroundings, store)
+    return _attack(one, surroundings, store)
+
+
+def _attack(shards: tuple[Shard, ...], surroundings: Surroundings, store: Store) -> Report:
     started = datetime.datetime.now(datetime.UTC)
+    labels = [shard.label for shard in shards]
     try:
         results = run_shards(shards, surroundings)
     except Exception as error:  # noqa: BLE001 - a hole with its traceback; the run goes on
-        for shard in shards:
-            store.fail(shard.label, traceback.format_exc())
-        if isinstance(error, BenchError):
-            return Report(shards, error=str(error), fault="input")
-        return Report(shards, error=f"{type(error).__name__}: {error}", fault="bug")
+        return replace(_failed(labels, store, error), shards=len(shards))
     for result in results:
         store.write(result.shard.key, content(result, surroundings.device, started))
         store.forgive(result.shard.label)
-    costs = results[0].costs
-    return Report(shards, sum(n for k, n in costs.items() if k.endswith("_queries")))
+    asked = sum(n for k, n in results[0].costs.items() if k.endswith("_queries"))
+    images = sum(shard.count for shard in shards)
+    return Report(shards=len(shards), images=images, queries=asked)
 
 
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Give the caller's thread count back when the run was in this process."""
+def _look(look: Look, surroundings: Surroundings, store: Store) -> Report:
     try:
-        yield
-    finally:
-        torch.set_num_threads(count)
+        result = run_look(look, surroundings)
+    except Exception as error:  # noqa: BLE001 - as for shards
+        return replace(_failed([look.label], store, error), looks=1)
+    store.write(look.key, look_content(look, result, surroundings.device), LOOKS)
+    store.forgive(look.label)
+    return Report(looks=1)
+
+
+def _failed(labels: Sequence[str], store: Store, error: Exception) -> Report:
+    for label in labels:
+        store.fail(label, traceback.format_exc())
+    if isinstance(error, BenchError):
+        return Report(error=str(error), fault="input")
+    return Report(error=f"{type(error).__name__}: {error}", fault="bug")

@@ -12,6 +12,7 @@ from benchmark.protocol import Protocol
 from benchmark.types import Threat
 
 SCHEMA = 3  # of shard files; raised when their meaning changes
+_LOOK = 1  # the same of looks
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,51 @@ class Shard:
         names = [part.name for part in (cell.dataset, cell.model, cell.defense, cell.attack)]
         place = {"first": self.first, "count": self.count, "seed": cell.seed}
         return digest({"names": names, "threat": asdict(cell.threat), **place})
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a defense does to clean images: measured once for all attacks.
+
+    Attributes:
+        dataset: Data set.
+        model: Victim.
+        defense: Defense at one strength.
+        images: Images looked at: the first of split `eval`.
+        draws: Answers of a randomised defense to each.
+        seed: Seed of every random stream.
+        device: "cpu" or "cuda".
+    """
+
+    dataset: Part
+    model: Part
+    defense: Part
+    images: int
+    draws: int
+    seed: int
+    device: str = "cpu"
+
+    @property
+    def key(self) -> str:
+        """Name of the look: 16 hex digits."""
+        return digest(
+            {
+                "look": _LOOK,
+                "dataset": self.dataset.record,
+                "model": self.model.record,
+                "defense": self.defense.record,
+                "images": self.images,
+                "draws": self.draws,
+                "seed": self.seed,
+                "device": self.device,
+            }
+        )
+
+    @property
+    def label(self) -> str:
+        """Name that stays the same when code or data are repaired: 16 hex digits."""
+        names = [part.name for part in (self.dataset, self.model, self.defense)]
+        return digest({"look": names, "images": self.images, "seed": self.seed})
 
 
 def together(shards: Sequence[Shard]) -> list[tuple[Shard, ...]]:

@@ -1,10 +1,9 @@
-"""One file per finished shard, written beside and renamed, checked when read."""
+"""One file per finished piece of work, written beside and renamed, checked when read."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -12,19 +11,21 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.errors import StoreError
+from benchmark.files import place
 from benchmark.spec import SCHEMA, digest
 
 _STALE = 3600.0  # seconds after which a temporary file was left by a killed run
+SHARDS, LOOKS, CALIBRATIONS = "shards", "looks", "calibrations"
 
 
 class Store:
     """A folder of results.
 
     Args:
-        folder: Where shards, failures and tables lie; made if missing.
+        folder: Where finished work, failures and tables lie; made if missing.
 
     Attributes:
-        damaged: What was wrong with files that the last look at all shards passed over.
+        damaged: What was wrong with files that were passed over since it was last cleared.
 
     Raises:
         StoreError: If the folder cannot be written.
@@ -32,7 +33,7 @@ class Store:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.shards = folder / "shards"
+        self.shards = folder / SHARDS
         self.failures = folder / "failures"
         self.damaged: list[str] = []
         try:
@@ -49,15 +50,15 @@ class Store:
                 if time.time() - left.stat().st_mtime > _STALE:
                     left.unlink()
 
-    def write(self, key: str, content: Mapping[str, Any]) -> None:
-        """Write a finished shard whole, or not at all.
+    def write(self, key: str, content: Mapping[str, Any], kind: str = SHARDS) -> None:
+        """Write a finished piece of work whole, or not at all.
 
         Raises:
             StoreError: If the disk is full or the folder not writable.
         """
         body = {"schema": SCHEMA, "key": key, **content}
         text = json.dumps({**body, "digest": digest(body)}, indent=1, allow_nan=False)
-        self._place(self.shards / f"{key}.json", text.encode())
+        place(self.folder / kind / f"{key}.json", text.encode(), self.shards)
 
     def write_table(self, name: str, data: bytes) -> None:
         """Replace a table.
@@ -65,27 +66,23 @@ class Store:
         Raises:
             StoreError: If the disk is full or the folder not writable.
         """
-        self._place(self.folder / name, data)
+        place(self.folder / name, data, self.shards)
 
     def fail(self, label: str, traceback: str) -> None:
         """Keep the traceback of a shard that failed; it leaves no number."""
-        try:
-            self.failures.mkdir(exist_ok=True)
-        except OSError as error:
-            raise StoreError(f"cannot write '{self.failures}': {error.strerror}") from None
-        self._place(self.failures / f"{label}.txt", traceback.encode())
+        place(self.failures / f"{label}.txt", traceback.encode(), self.shards)
 
     def forgive(self, label: str) -> None:
         """Forget a failure that has been repaired."""
         (self.failures / f"{label}.txt").unlink(missing_ok=True)
 
-    def read(self, key: str) -> dict[str, Any] | None:
-        """Return a shard, None if it is not there.
+    def read(self, key: str, kind: str = SHARDS) -> dict[str, Any] | None:
+        """Return a piece of work, None if it is not there.
 
         Raises:
             StoreError: If the file is damaged or was written by a newer version.
         """
-        path = self.shards / f"{key}.json"
+        path = self.folder / kind / f"{key}.json"
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             found = content.pop("digest")
@@ -94,45 +91,26 @@ class Store:
             return None
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             reason = " ".join(str(error).split())
-            raise StoreError(f"shard file '{path}' is damaged: {reason}") from None
+            raise StoreError(f"{kind[:-1]} file '{path}' is damaged: {reason}") from None
         if content.get("schema") != SCHEMA:
             raise StoreError(
-                f"shard file '{path}' has schema {content.get('schema')}, expected {SCHEMA}"
+                f"{kind[:-1]} file '{path}' has schema {content.get('schema')}, expected {SCHEMA}"
             )
         if not whole:
-            raise StoreError(f"shard file '{path}' is damaged: its digest does not match")
+            raise StoreError(f"{kind[:-1]} file '{path}' is damaged: its digest does not match")
         return dict(content)
 
-    def saved(self) -> list[str]:
-        """Keys of all shard files, sorted."""
-        return sorted(path.stem for path in self.shards.glob("*.json"))
+    def saved(self, kind: str = SHARDS) -> list[str]:
+        """Keys of all files of a kind, sorted."""
+        return sorted(path.stem for path in (self.folder / kind).glob("*.json"))
 
-    def intact(self) -> Iterator[dict[str, Any]]:
-        """Iterate over the shards that can be read, by key; `damaged` tells of the others."""
-        self.damaged.clear()
-        for key in self.saved():
+    def intact(self, kind: str = SHARDS) -> Iterator[dict[str, Any]]:
+        """Iterate over the files that can be read, by key; `damaged` tells of the others."""
+        for key in self.saved(kind):
             try:
-                content = self.read(key)
+                content = self.read(key, kind)
             except StoreError as error:
                 self.damaged.append(str(error))
                 continue
             if content is not None:
                 yield content
-
-    def _place(self, path: Path, data: bytes) -> None:
-        """Write a file so that it is there whole or not at all, whatever happens meanwhile."""
-        name: str | None = None
-        try:
-            with tempfile.NamedTemporaryFile(
-                dir=self.shards, prefix=f"{path.stem}.", suffix=".tmp", delete=False
-            ) as file:
-                name = file.name
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(name).chmod(0o644)
-            Path(name).replace(path)
-        except OSError as error:
-            if name:
-                Path(name).unlink(missing_ok=True)
-            raise StoreError(f"cannot write '{path}': {error.strerror}") from None

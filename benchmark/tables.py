@@ -11,9 +11,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from benchmark.about import About
+from benchmark.defense_records import CalibrationRow, DefenseRow, DefenseTimingRow, FlagRow
+from benchmark.flags import flags_of_attacks, flags_of_look
 from benchmark.measured import Measured, worst_case
 from benchmark.records import CellRow, ImageRow, ShardRow, TimingRow, kinds, names
-from benchmark.store import Store
+from benchmark.store import CALIBRATIONS, LOOKS, Store
 
 Content = Mapping[str, Any]
 
@@ -34,23 +37,42 @@ _DIGITS = 6
 _CELL_ORDER = [
     *("dataset", "model", "norm", "eps", "aim", "seed", "defense", "attack", "cell", "budget")
 ]
+_DEFENSE_ORDER = ["dataset", "model", "seed", "defense", "look"]
+_CALIBRATION_ORDER = ["dataset", "model", "seed", "defense", "target", "split", "images"]
 # What cells share that one worst case is taken over, besides all entries but the attack.
 _SETTING = ("norm", "eps", "aim", "budgets", "protocol", "seed", "images")
 
 
 def rebuild(store: Store) -> pd.DataFrame:
-    """Write every table of a folder anew from its shards; return the cells.
+    """Write every table of a folder anew from its files; return the cells.
 
     Raises:
         StoreError: If the folder cannot be written.
     """
+    store.damaged.clear()
     shards = list(store.intact())
-    cells = cell_table(shards)
+    looks, calibrations = list(store.intact(LOOKS)), list(store.intact(CALIBRATIONS))
+    about = About(looks, calibrations)
+    cells = cell_table(shards, about)
     store.write_table("cells.csv", _csv(cells))
     store.write_table("shards.csv", _csv(shard_table(shards)))
     store.write_table("images.parquet", _parquet(image_table(shards)))
     store.write_table("timings.csv", _csv(timing_table(shards)))
+    store.write_table("defenses.csv", _csv(frame(about.rows(), DefenseRow, _DEFENSE_ORDER)))
+    store.write_table(
+        "defense_timings.csv", _csv(frame(about.timings(), DefenseTimingRow, ["look"]))
+    )
+    found = [row for one in calibrations for row in one["rows"]]
+    store.write_table("calibrations.csv", _csv(frame(found, CalibrationRow, _CALIBRATION_ORDER)))
+    store.write_table("flags.csv", _csv(flag_table(shards, about)))
     return cells
+
+
+def flag_table(shards: Iterable[Content], about: About) -> pd.DataFrame:
+    """Make `flags.csv`."""
+    flags = [flag for group in _settings(shards).values() for flag in flags_of_attacks(group)]
+    flags += [flag for row in about.rows() for flag in flags_of_look(row)]
+    return frame(flags, FlagRow, names(FlagRow)).drop_duplicates(ignore_index=True)
 
 
 def shard_table(shards: Iterable[Content]) -> pd.DataFrame:
@@ -66,13 +88,13 @@ def shard_table(shards: Iterable[Content]) -> pd.DataFrame:
         }
         for shard in shards
     ]
-    return _frame(rows, ShardRow, ["cell", "first"])
+    return frame(rows, ShardRow, ["cell", "first"])
 
 
 def timing_table(shards: Iterable[Content]) -> pd.DataFrame:
     """Make `timings.csv`."""
     rows = [{"shard": shard["key"], **shard["timing"]} for shard in shards]
-    return _frame(rows, TimingRow, ["shard"])
+    return frame(rows, TimingRow, ["shard"])
 
 
 def image_table(shards: Iterable[Content]) -> pa.Table:
@@ -85,26 +107,30 @@ def image_table(shards: Iterable[Content]) -> pa.Table:
     return pa.concat_tables(parts).sort_by(order).combine_chunks()
 
 
-def cell_table(shards: Iterable[Content]) -> pd.DataFrame:
+def cell_table(shards: Iterable[Content], about: About | None = None) -> pd.DataFrame:
     """Make `cells.csv`: the cells whose shards are all there, and the worst case over attacks."""
+    rows: list[dict[str, Any]] = []
+    for alike in _settings(shards).values():
+        more = about.of_cell(alike[0].cell) if about else {}
+        # An attack that was run at eps and to the budget breaks the same images: one is enough.
+        ordered = sorted(alike, key=lambda one: bool(one.cell["run_to_budget"]))
+        attacks = {one.cell["attack"]: one for one in ordered}
+        worst = [worst_case(list(attacks.values()))] if len(attacks) > 1 else []
+        rows += [{**row, **more} for one in [*alike, *worst] for row in one.rows()]
+    return frame(rows, CellRow, _CELL_ORDER)
+
+
+def _settings(shards: Iterable[Content]) -> dict[tuple[Any, ...], list[Measured]]:
+    """Complete cells, those together that differ in their attack only."""
     groups: dict[str, list[Content]] = {}
     for shard in shards:
         groups.setdefault(shard["cell"]["cell"], []).append(shard)
-    rows: list[dict[str, Any]] = []
     settings: dict[tuple[Any, ...], list[Measured]] = {}
     for members in groups.values():
         cell = members[0]["cell"]
         if whole := _tiling(members, cell["images"]):
-            measured = Measured.of(cell, whole)
-            rows += measured.rows()
-            settings.setdefault(_setting(cell), []).append(measured)
-    for alike in settings.values():
-        # An attack that was run at eps and to the budget breaks the same images: one is enough.
-        ordered = sorted(alike, key=lambda one: bool(one.cell["run_to_budget"]))
-        attacks = {one.cell["attack"]: one for one in ordered}
-        if len(attacks) > 1:
-            rows += worst_case(list(attacks.values())).rows()
-    return _frame(rows, CellRow, _CELL_ORDER)
+            settings.setdefault(_setting(cell), []).append(Measured.of(cell, whole))
+    return settings
 
 
 def _setting(cell: Content) -> tuple[Any, ...]:
@@ -131,7 +157,8 @@ def _tiling(shards: list[Content], images: int) -> list[Content]:
     return tiles
 
 
-def _frame(rows: list[dict[str, Any]], kind: type[Any], order: list[str]) -> pd.DataFrame:
+def frame(rows: list[dict[str, Any]], kind: type[Any], order: list[str]) -> pd.DataFrame:
+    """Make a sorted table of the columns that a kind of row has."""
     frame = pd.DataFrame(rows, columns=names(kind))
     return frame.sort_values(order, ignore_index=True)
 

@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
+
+import pytest
 import torch
+
+_CACHE = tempfile.TemporaryDirectory(prefix="querybench-tests-")  # what tests train is theirs
 
 
 def pytest_configure() -> None:
     torch.set_num_threads(1)
+    os.environ["QUERYBENCH_CACHE"] = _CACHE.name
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    _CACHE.cleanup()

@@ -9,7 +9,9 @@ import pytest
 from benchmark.config import Config, load_config
 from benchmark.errors import BenchError, DataError, SpecError
 
-VARIABLES = ("QUERYBENCH_DATA", "QUERYBENCH_WEIGHTS", "QUERYBENCH_CHECKPOINT", "QUERYBENCH_CONFIG")
+VARIABLES = tuple(
+    f"QUERYBENCH_{name}" for name in ("DATA", "WEIGHTS", "CHECKPOINT", "CACHE", "CONFIG")
+)
 
 
 @pytest.fixture(autouse=True)
@@ -44,6 +46,7 @@ def test_nothing_is_set():
         ("data_root", "QUERYBENCH_DATA", ""),
         ("weights_root", "QUERYBENCH_WEIGHTS", ""),
         ("checkpoint", "QUERYBENCH_CHECKPOINT", "net.safetensors"),
+        ("cache", "QUERYBENCH_CACHE", "made/later"),
     ],
 )
 def test_precedence(place, monkeypatch, key, variable, leaf):
@@ -132,3 +135,11 @@ def test_message_names_variable_or_file(monkeypatch):
 def test_roots_are_folders_and_checkpoints_files(place):
     refused(DataError, data_root=place / "option" / "net.safetensors")
     refused(DataError, checkpoint=place / "option")
+
+
+def test_the_cache_is_the_user_s_unless_it_is_named_and_may_not_be_a_file(place, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(place / "elsewhere"))
+    assert load_config().cache_folder == place / "elsewhere" / "querybench"
+    assert load_config(cache=place / "new").cache_folder == place / "new"
+    file = place / "option" / "net.safetensors"
+    assert "is not a folder" in refused(DataError, cache=file)

@@ -16,11 +16,12 @@ from benchmark.data import Split
 from benchmark.errors import DataError
 from benchmark.loading import load_dataset, load_victim
 from benchmark.oracle import Oracle
-from benchmark.plan import Surroundings, plan
+from benchmark.plan import plan
 from benchmark.protocol import Protocol
 from benchmark.request import make_request
 from benchmark.scores import Scores
 from benchmark.spec import Cell, Part, Shard
+from benchmark.surroundings import Surroundings
 from benchmark.tasks import attack as task
 from benchmark.types import Aim, Norm, Threat
 

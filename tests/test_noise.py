@@ -10,8 +10,10 @@ from benchmark.contract.toy import small_data, small_victim
 from benchmark.data import Split
 from benchmark.defended import Defended
 from benchmark.defense import QueryContext
-from benchmark.loading import build_defense, load_dataset, load_victim
+from benchmark.fitting import attach
+from benchmark.loading import load_dataset, load_victim
 from benchmark.rng import RowRng
+from benchmark.stack import DefenseChoice
 from registry.defenses.feature import Feature
 from registry.defenses.rnd import Rnd
 
@@ -69,15 +71,14 @@ def test_feature_noise_is_at_the_named_stages_only():
 
 
 @pytest.mark.parametrize("text", ["rnd[sigma=0.3]", "feature[sigma=0.6]", "unig[delta=1]"])
-def test_a_strong_defense_costs_clean_accuracy_and_a_weak_one_little(text):
+def test_a_strong_defense_costs_clean_accuracy_and_a_weak_one_little(text, tmp_path):
     data = load_dataset("mnist", Config())
     victim = load_victim("mnist-cnn", "mnist", Config(), "cpu")
     samples = data.take(Split.EVAL, 200)
     rows = torch.arange(200)
 
     def accuracy(name):
-        defense = build_defense(name, victim)
-        defense.prepare(victim, data)
+        defense, _ = attach(DefenseChoice.parse(name), victim, data, tmp_path)
         answers = Defended(victim, defense, 64).answer(samples.images, rows, RowRng(range(200)))
         return float((answers.argmax(1) == samples.labels).float().mean())
 

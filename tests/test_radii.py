@@ -9,9 +9,10 @@ import pytest
 
 from benchmark import api
 from benchmark.config import Config
-from benchmark.plan import Surroundings, plan
+from benchmark.plan import plan
 from benchmark.request import make_request
 from benchmark.spec import together
+from benchmark.surroundings import Surroundings
 from benchmark.tasks.attack import run_shards
 
 HERE = Surroundings(Config())

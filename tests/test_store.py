@@ -149,6 +149,7 @@ def test_a_folder_that_cannot_be_written_is_refused_at_once(tmp_path):
 def test_results_that_cannot_be_kept_are_a_store_error(tmp_path):
     store, content = Store(tmp_path), shard(0, 3)
     store.shards.rmdir()
+    store.shards.write_text("in the way")
     message = refusal(StoreError, lambda: store.write(content["key"], content))
     assert content["key"] in message
     store.failures.write_text("in the way")

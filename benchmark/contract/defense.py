@@ -14,6 +14,7 @@ from benchmark.data import Split
 from benchmark.defended import Defended
 from benchmark.defense import Defense
 from benchmark.facts import Level, Traits
+from benchmark.fitting import train
 from benchmark.rng import RowRng, seed_from
 
 _HOOKS = {
@@ -34,6 +35,8 @@ def _make(choice: Choice[Any], **changed: object) -> Defended:
     victim = small_victim()
     defense: Defense = choice.entry.build(**{**choice.values, **changed})
     defense.check(victim)
+    if defense.recipe():
+        victim = train(defense, victim, small_data())
     defense.prepare(victim, small_data())
     return Defended(victim, defense, 64)
 
@@ -65,7 +68,7 @@ def check_level(choice: Choice[Any], _config: Config) -> None:
         level
         for name, level in _HOOKS.items()
         if getattr(build, name) is not getattr(Defense, name)
-    ] or [Level.NOWHERE]
+    ] or [Level.WEIGHTS if getattr(build, "fit") is not Defense.fit else Level.NOWHERE]  # noqa: B009 - mypy knows no fit
     demand(found == [declared], f"level is declared '{declared}', the hooks say {found}")
 
 
@@ -142,9 +145,10 @@ def check_strength_zero(choice: Choice[Any], _config: Config) -> None:
     if not knob:
         return
     images = _images()
-    answers = _ask(_make(choice, **{knob: 0.0}), images, list(range(8)), _rng())
+    defended = _make(choice, **{knob: 0.0})
+    answers = _ask(defended, images, list(range(8)), _rng())
     with torch.no_grad():
-        bare = small_victim()(images)
+        bare = defended.victim(images)  # trained, if the defense trains it
     demand(torch.equal(answers, bare), f"{knob}=0 differs from the bare victim")
 
 

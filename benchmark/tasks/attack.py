@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -13,17 +12,21 @@ import torch
 from torch import Tensor
 
 from benchmark import audit
-from benchmark.catalogue import ATTACKS, load_file
+from benchmark.catalogue import ATTACKS
 from benchmark.data import Dataset, Samples, Split
 from benchmark.defended import Defended
 from benchmark.drive import play
+from benchmark.errors import DataError
 from benchmark.facts import AttackFacts
-from benchmark.loading import build_defense, load_cell
+from benchmark.fitting import attach
+from benchmark.loading import load_cell
 from benchmark.oracle import Oracle, Terms
-from benchmark.plan import Surroundings
 from benchmark.protocol import Protocol
-from benchmark.rng import RowRng, seed_from
+from benchmark.rng import RowRng
 from benchmark.spec import Cell, Shard
+from benchmark.stack import DefenseChoice
+from benchmark.streams import attack_streams, defense_streams
+from benchmark.surroundings import Surroundings
 from benchmark.tally import Tally
 from benchmark.targets import draw_targets, starts
 from benchmark.types import Aim, Problem
@@ -54,17 +57,11 @@ class _Streams:
         self._cell, self._device = shard.cell, device
 
     def attack(self, ids: list[int]) -> RowRng:
-        # Not the defense: the same draws against every defense make comparisons paired.
-        record = self._cell.attack.record
-        names = ("attack", self._cell.seed, record["name"], record["parameters"])
-        return self._rng(names, ids)
+        return attack_streams(self._cell.attack, self._cell.seed, ids, self._device)
 
     def defense(self, purpose: str, ids: list[int]) -> RowRng:
-        # Not its parameters: strengths share their noise, which makes curves smooth.
-        return self._rng((purpose, self._cell.seed, self._cell.defense.record["name"]), ids)
-
-    def _rng(self, names: tuple[Any, ...], ids: list[int]) -> RowRng:
-        return RowRng([seed_from(*names, image) for image in ids], self._device)
+        name = self._cell.defense.record["name"]
+        return defense_streams(purpose, name, self._cell.seed, ids, self._device)
 
 
 def run_shards(shards: Sequence[Shard], surroundings: Surroundings) -> list[ShardResult]:
@@ -79,19 +76,18 @@ def run_shards(shards: Sequence[Shard], surroundings: Surroundings) -> list[Shar
         BenchError: If attack, defense or victim break a rule.
     """
     began = time.perf_counter()
-    for plugin in surroundings.plugins:
-        load_file(plugin)
+    surroundings.load_plugins()
     cell, config, device = shards[0].cell, surroundings.config, torch.device(surroundings.device)
-    dataset, victim = load_cell(cell, config, surroundings.device)
-    defense = build_defense(cell.defense.text, victim)
-    defense.prepare(victim, dataset)
+    dataset, bare = load_cell(cell, config, surroundings.device)
+    choice = DefenseChoice.parse(cell.defense.text)
+    defense, victim = attach(choice, bare, dataset, config.cache_folder)
+    if cell.defense.record.get("trained", victim.fingerprint) != victim.fingerprint:
+        raise DataError("trained weights changed while the run was going: start it again")
     samples = dataset.take(Split.EVAL, shards[0].count, shards[0].first)
-    batch = surroundings.batch or usual_batch(device, samples.images[0].numel())
+    batch = surroundings.batch_for(samples.images[0].numel())
 
-    def desk() -> Defended:
-        """The defended victim for one purpose: looking must not touch what the attack meets."""
-        return Defended(victim, copy.deepcopy(defense), batch)
-
+    # Looking must not touch what the attack meets, so every purpose gets an instance of its own.
+    desk = Defended(victim, defense, batch).fresh
     images, labels = samples.images.to(device), samples.labels.to(device)
     streams = _Streams(shards[0], device)
     clean = desk()
@@ -100,7 +96,7 @@ def run_shards(shards: Sequence[Shard], surroundings: Surroundings) -> list[Shar
     right = audit.clean_hits(clean, images, labels, draws, streams.defense("clean", ids))
     attacked = 2 * right > draws
     ids = [image for image, chosen in zip(ids, attacked.tolist(), strict=True) if chosen]
-    problem = _problem(cell, images[attacked], labels[attacked], ids, dataset, victim)
+    problem = _problem(cell, images[attacked], labels[attacked], ids, dataset, bare)
     oracle, judges = _attack(shards, problem, ids, streams, desk)
     seen = _Seen(samples, right, draws, attacked, oracle)
     results = []
@@ -116,16 +112,6 @@ def run_shards(shards: Sequence[Shard], surroundings: Surroundings) -> list[Shar
         columns = _columns(seen, tally, expected)
         results.append(ShardResult(shard, columns, costs, time.perf_counter() - began))
     return results
-
-
-def usual_batch(device: torch.device, pixels: int) -> int:
-    """Images in one forward pass: what keeps a CPU's cache or a GPU's units busy.
-
-    A function of the device and the image size alone, so that it cannot differ between jobs.
-    """
-    if device.type != "cpu":
-        return max(1, 2**23 // pixels)
-    return max(4, min(64, 100_000 // pixels))
 
 
 def _problem(

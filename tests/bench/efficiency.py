@@ -30,7 +30,7 @@ from benchmark.loading import load_dataset, load_victim
 from benchmark.machine import settle
 from benchmark.oracle import Oracle, Terms
 from benchmark.rng import RowRng, seed_from
-from benchmark.tasks.attack import usual_batch
+from benchmark.surroundings import usual_batch
 from benchmark.types import Norm, Problem, Threat
 from benchmark.victim import Victim
 

@@ -1,0 +1,102 @@
+"""Puts a defense in front of a victim: trains what has to be trained, once, and prepares it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+
+from benchmark.catalogue import Choice
+from benchmark.checkpoints import fingerprint
+from benchmark.data import Dataset
+from benchmark.defense import Defense
+from benchmark.errors import StoreError
+from benchmark.files import place
+from benchmark.spec import digest
+from benchmark.stack import DefenseChoice
+from benchmark.victim import Victim
+
+Told = Callable[[str, float], None]  # what is being trained, and the share done
+
+_VICTIM, _OWN = "victim.", "own."
+
+
+def attach(
+    choice: DefenseChoice, victim: Victim, data: Dataset, cache: Path, told: Told | None = None
+) -> tuple[Defense, Victim]:
+    """Make a defense, trained and prepared, and the victim that stands behind it.
+
+    Args:
+        choice: The defense.
+        victim: The undefended victim; it is not changed.
+        data: Where images to train and to calibrate come from.
+        cache: Folder of trained weights.
+        told: Called now and then while something is trained.
+
+    Raises:
+        BenchError: If the defense does not fit the victim, or the cache cannot be written.
+    """
+    defense = choice.build()
+    for one, member in zip(choice.members, defense.members, strict=True):
+        member.check(victim)
+        if member.recipe():
+            victim = _trained(one, member, victim, data, cache, told)
+        member.prepare(victim, data)
+    return defense, victim
+
+
+def train(
+    defense: Defense, victim: Victim, data: Dataset, told: Callable[[float], None] | None = None
+) -> Victim:
+    """Train a copy of a victim as the defense's recipe says; the victim is not changed."""
+    victim = copy.deepcopy(victim)
+    for done in defense.fit(victim, data):
+        if told:
+            told(done)
+    victim.eval().requires_grad_(requires_grad=False)
+    victim.fingerprint = fingerprint(victim)
+    return victim
+
+
+def _trained(
+    choice: Choice[Any],
+    defense: Defense,
+    victim: Victim,
+    data: Dataset,
+    cache: Path,
+    told: Told | None,
+) -> Victim:
+    path = cache / "trained" / f"{choice.entry.name}-{_key(choice, defense, victim, data)}"
+    path = path.with_name(f"{path.name}.safetensors")
+    if not path.is_file():
+        name = str(choice)
+        fresh = train(defense, victim, data, (lambda done: told(name, done)) if told else None)
+        state = {_VICTIM + k: v for k, v in fresh.state_dict().items()}
+        state |= {_OWN + k: v for k, v in defense.learned.items()}
+        place(path, save({k: v.detach().cpu().contiguous().clone() for k, v in state.items()}))
+    return _loaded(path, defense, victim)
+
+
+def _key(choice: Choice[Any], defense: Defense, victim: Victim, data: Dataset) -> str:
+    record = {k: v for k, v in choice.record().items() if k in {"name", "version", "code"}}
+    behind = {"victim": victim.fingerprint, "data": data.fingerprint}
+    return digest({**record, **behind, "recipe": dict(defense.recipe())})
+
+
+def _loaded(path: Path, defense: Defense, victim: Victim) -> Victim:
+    """Read a trained victim; also where it was just trained, so that both ways are one."""
+    try:
+        state = load_file(path, device=str(victim.mean.device))
+    except (SafetensorError, OSError) as error:
+        raise StoreError(f"trained weights '{path}' are damaged ({error}): delete them") from None
+    defense.learned = {k.removeprefix(_OWN): v for k, v in state.items() if k.startswith(_OWN)}
+    found = copy.deepcopy(victim)
+    found.load_state_dict(
+        {k.removeprefix(_VICTIM): v for k, v in state.items() if k.startswith(_VICTIM)}
+    )
+    found.fingerprint = fingerprint(found)
+    return found

@@ -1,0 +1,176 @@
+"""The task `look`: what a defense does to clean images, what it costs, and whether it says so."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
+from statistics import median
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmark.closeness import calibration_error, closeness
+from benchmark.data import Samples, Split
+from benchmark.defended import Defended
+from benchmark.defense import Defense
+from benchmark.errors import DataError
+from benchmark.fitting import attach
+from benchmark.loading import load_dataset, load_victim
+from benchmark.rng import RowRng
+from benchmark.spec import Look
+from benchmark.stack import DefenseChoice, undefended
+from benchmark.streams import defense_streams
+from benchmark.surroundings import Surroundings
+from benchmark.victim import Victim
+
+_PROBED = 8  # images whose answers are compared alone and in company, and timed
+_STEP = 1 / 255  # of the probe that ought to move an answer
+_SECONDS = 0.3  # of timing for each batch size
+
+
+class _Stand(NamedTuple):
+    """A defense in place, and the bare victim beside it."""
+
+    look: Look
+    defended: Defended
+    bare: Defended
+    samples: Samples
+    device: torch.device
+
+    def streams(self, purpose: str) -> RowRng:
+        """Fresh streams of a purpose, one for each image."""
+        name, ids = self.look.defense.record["name"], self.samples.ids.tolist()
+        return defense_streams(purpose, name, self.look.seed, ids, self.device)
+
+
+def run_look(look: Look, surroundings: Surroundings) -> dict[str, Any]:
+    """Look at a defense's answers to clean images.
+
+    Returns:
+        `measured`: columns of `DefenseRow`; `timing`: columns of `DefenseTimingRow`.
+
+    Raises:
+        BenchError: If the defense breaks a rule.
+    """
+    surroundings.load_plugins()
+    stand, zero = _stand(look, surroundings)
+    rows = torch.arange(look.images, device=stand.device)
+    images = stand.samples.images.to(stand.device)
+    labels = stand.samples.labels.to(stand.device)
+    bare = stand.bare.answer(images, rows, stand.streams("bare"))
+    draws = 1 if stand.defended.steady else look.draws
+    rng, defended = stand.streams("look"), stand.defended.fresh()
+    answers = torch.stack([defended.answer(images, rows, rng) for _ in range(draws)])
+    right = (answers.argmax(2) == labels).double().mean(0)
+    lost = _share_right(stand, zero, images, labels, draws) - right
+    traits = stand.defended.defense.traits
+    measured = {
+        "draws": draws,
+        "clean_accuracy": float(right.mean()),
+        "drop": float(lost.mean()),
+        "drop_error": float(lost.std() / len(lost) ** 0.5) if len(lost) > 1 else None,
+        "label_kept": float((answers.argmax(2) == bare.argmax(1)).double().mean()),
+        **closeness(answers[0], bare),
+        "calibration_error": calibration_error(answers[0], labels),
+        "calibration_error_undefended": calibration_error(bare, labels),
+        "parameters": _parameters(stand.defended.victim, stand.defended.defense),
+        "forward_equivalents": _forwards(stand, images[:_PROBED]),
+        **_behaviour(stand, images[:_PROBED]),
+        "traits": ", ".join(name for name, holds in asdict(traits).items() if holds),
+    }
+    return {"measured": measured, "timing": _timing(stand, images)}
+
+
+def _stand(look: Look, surroundings: Surroundings) -> tuple[_Stand, Defended]:
+    """Put the defense in place; also the same at strength zero, from where drops are counted."""
+    config, device = surroundings.config, torch.device(surroundings.device)
+    dataset = load_dataset(look.dataset.text, config)
+    victim = load_victim(look.model.text, look.dataset.text, config, surroundings.device)
+    fingerprints = look.dataset.record["fingerprint"], look.model.record["fingerprint"]
+    if fingerprints != (dataset.fingerprint, victim.fingerprint):
+        raise DataError("data or weights changed while the run was going: start it again")
+    samples = dataset.take(Split.EVAL, look.images)
+    batch = surroundings.batch_for(samples.images[0].numel())
+    choice = DefenseChoice.parse(look.defense.text)
+    zero = choice.at(0.0) if choice.knob else undefended()
+    made = []
+    for one in (choice, undefended(), zero):
+        defense, behind = attach(one, victim, dataset, config.cache_folder)
+        made.append(Defended(behind, defense, batch, look.defense.record.get("company")))
+    return _Stand(look, made[0], made[1], samples, device), made[2]
+
+
+def _share_right(
+    stand: _Stand, zero: Defended, images: Tensor, labels: Tensor, draws: int
+) -> Tensor:
+    """Share of right answers to each image at strength zero, (n,)."""
+    rows, rng = torch.arange(len(images), device=stand.device), stand.streams("look")
+    each = [zero.answer(images, rows, rng).argmax(1) == labels for _ in range(draws)]
+    return torch.stack(each).double().mean(0)
+
+
+def _parameters(victim: Victim, defense: Defense) -> int:
+    """Numbers that have to be stored: weights of the victim, and of networks a defense brings."""
+    modules = [victim, *(m for one in defense.members for m in vars(one).values())]
+    counted = (m for m in modules if isinstance(m, torch.nn.Module))
+    return sum(p.numel() for module in counted for p in module.parameters())
+
+
+def _forwards(stand: _Stand, images: Tensor) -> float:
+    """Floating point operations of a query over those of the bare victim, backward ones too."""
+    rows, spent = torch.arange(len(images), device=stand.device), []
+    for one in (stand.defended.fresh(), stand.bare):
+        with FlopCounterMode(display=False) as counter:
+            one.answer(images, rows, stand.streams("count"))
+        spent.append(counter.get_total_flops())
+    return spent[0] / spent[1] if spent[1] else 1.0
+
+
+def _behaviour(stand: _Stand, images: Tensor) -> dict[str, float]:
+    """Ask the same questions in different ways: differences are relative to the logits' size."""
+    rows = torch.arange(len(images), device=stand.device)
+
+    def ask(purpose: str, shown: Tensor = images) -> Tensor:
+        return stand.defended.fresh().answer(shown, rows, stand.streams(purpose))
+
+    first = ask("first")
+    size = first.abs().amax(1).clamp_min(1e-12)
+    rng, one = stand.streams("first"), stand.defended.fresh()
+    alone = torch.cat([one.answer(images[i : i + 1], rows[i : i + 1], rng) for i in rows.tolist()])
+    signs = torch.where(images > 0.5, -_STEP, _STEP)
+    moved = (ask("first", images + signs).softmax(1) - first.softmax(1)).abs().amax(1)
+    return {
+        "repeat_difference": float(((ask("second") - first).abs().amax(1) / size).max()),
+        "company_difference": float(((alone - first).abs().amax(1) / size).max()),
+        "flat": float((moved == 0).double().mean()),
+    }
+
+
+def _timing(stand: _Stand, images: Tensor) -> dict[str, float]:
+    """Milliseconds a query, and over the bare victim's, alone and in batches of 64."""
+    timing: dict[str, float] = {}
+    for size in (1, 64):
+        place = torch.arange(size, device=stand.device) % len(images)
+        shown, rng = images[place], stand.streams("timing")
+        # In turn, so that a machine that slows down slows both.
+        asked = [partial(d.answer, shown, place, rng) for d in (stand.defended.fresh(), stand.bare)]
+        spent: list[list[float]] = [[], []]
+        while sum(spent[0]) < _SECONDS:
+            for times, ask in zip(spent, asked, strict=True):
+                times.append(_seconds(ask, stand.device))
+        defended, bare = (median(times) for times in spent)
+        timing[f"milliseconds_{size}"] = round(1000 * defended / size, 4)
+        timing[f"times_bare_{size}"] = round(defended / bare, 3)
+    return timing
+
+
+def _seconds(call: Callable[[], object], device: torch.device) -> float:
+    began = time.perf_counter()
+    call()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - began
