@@ -10,7 +10,7 @@ import numpy as np
 from scipy.optimize import isotonic_regression
 
 _TOLERANCE = 0.001  # a tenth of a point
-_OCTAVES = 7  # strengths of the first look, each half of the next
+_OCTAVES, _MOST = 7, 32  # strengths of the first look, each half of the next
 _DOUBLINGS = 12  # from the default upwards, before a defense counts as saturated
 _STEPS = 14
 _DIGITS = 3  # of a strength; more would be noise, and names stay short
@@ -83,7 +83,7 @@ class Curve:
         """
         highest = self._reach(target)
         octaves = [self.at(highest / 2**k) for k in reversed(range(_OCTAVES))]
-        while octaves[0].drop > target and len(octaves) < 2 * _OCTAVES:
+        while octaves[0].drop > target and len(octaves) < _MOST:
             octaves.insert(0, self.at(octaves[0].strength / 2))
         drops = np.array([point.drop for point in octaves])
         monotone = isotonic_regression(drops).x

@@ -9,7 +9,7 @@ import importlib.util
 import inspect
 import pkgutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -99,9 +99,19 @@ class Choice(Generic[F]):
 
     def __str__(self) -> str:
         """Write the choice as tables show it: parameters that differ from the default."""
+        return self._written(self.shown_argument, self._shown_values())
+
+    def spelled(self) -> str:
+        """Write the choice so that it can be resolved again, with whole paths."""
+        return self._written(self.argument, self.values)
+
+    def _written(self, argument: str, values: Mapping[str, Any]) -> str:
         usual = self.entry.settings(self.preset)
         name = f"{self.entry.name}@{self.preset}" if self.preset else self.entry.name
-        return display(name, self.shown_argument, self.values, usual)
+        return display(name, argument, values, usual)
+
+    def _shown_values(self) -> dict[str, Any]:
+        return {k: v.name if isinstance(v, Path) else v for k, v in self.values.items()}
 
     @property
     def shown_argument(self) -> str:
@@ -114,7 +124,7 @@ class Choice(Generic[F]):
             "name": self.entry.name,
             "argument": self.shown_argument,
             "version": self.entry.facts.version,
-            "parameters": to_jsonable_python(self.values),
+            "parameters": to_jsonable_python(self._shown_values()),
         }
         if self.preset:
             record["preset"] = self.preset

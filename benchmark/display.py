@@ -121,23 +121,18 @@ def strengths(found: Sequence[Calibration]) -> str:
     """Lay out what strength each drop needs; a defense without one has a line of its own."""
     rows = []
     for one in found:
-        looked = f"{one.images} of {one.split}"
+        name, looked = str(one.defense), f"{one.images} of {one.split}"
         if not one.matches:
-            why = "has no strength" if not one.defense.knob else "strength written out"
-            rows.append({"defense": str(one.defense), "asked": why, "looked at": looked})
+            why = "strength written out" if one.defense.knob else "has no strength"
+            rows.append([name, "", why, "", "", looked])
         for match in one.matches:
             point = match.point
-            rows.append(
-                {
-                    "defense": str(one.defense),
-                    "asked": f"{100 * match.target:g}",
-                    "strength": f"{one.defense.knob}={point.strength:g}",
-                    "drop": _drop(point.drop, point.error),
-                    "": "saturated" if match.saturated else "",
-                    "looked at": looked,
-                }
-            )
-    return tabulate(rows, headers="keys", disable_numparse=True, stralign="right")
+            strength = f"{one.defense.knob}={point.strength:g}"
+            note = "saturated" if match.saturated else ""
+            drop = _drop(point.drop, point.error)
+            rows.append([name, f"{100 * match.target:g}", strength, drop, note, looked])
+    headers = ["defense", "asked", "strength", "drop", "", "looked at"]
+    return tabulate(rows, headers, disable_numparse=True, stralign="right")
 
 
 def listing(rows: Sequence[dict[str, str]]) -> str:

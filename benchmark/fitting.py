@@ -57,7 +57,7 @@ def train(
     for done in defense.fit(victim, data):
         if told:
             told(done)
-    victim.eval().requires_grad_(requires_grad=False)
+    victim.eval().requires_grad_(requires_grad=False).zero_grad(set_to_none=True)
     victim.fingerprint = fingerprint(victim)
     return victim
 
@@ -93,7 +93,8 @@ def _loaded(path: Path, defense: Defense, victim: Victim) -> Victim:
         state = load_file(path, device=str(victim.mean.device))
     except (SafetensorError, OSError) as error:
         raise StoreError(f"trained weights '{path}' are damaged ({error}): delete them") from None
-    defense.learned = {k.removeprefix(_OWN): v for k, v in state.items() if k.startswith(_OWN)}
+    if own := {k.removeprefix(_OWN): v for k, v in state.items() if k.startswith(_OWN)}:
+        defense.learned = own
     found = copy.deepcopy(victim)
     found.load_state_dict(
         {k.removeprefix(_VICTIM): v for k, v in state.items() if k.startswith(_VICTIM)}

@@ -129,7 +129,7 @@ def _prepared(
             record["trained"] = behind.fingerprint
         if defense.traits.coupled:  # its answers depend on the images it shares a shard with
             record["company"] = request.shard
-        part = Part(str(choice), str(choice), record)
+        part = Part(choice.spelled(), str(choice), record)
         known.setdefault(part.text, Known(choice, part, defense.traits.steady))
     return list(known.values())
 

@@ -136,6 +136,10 @@ class DefenseChoice:
         """Write the choice as tables show it."""
         return "+".join(str(member) for member in self.members)
 
+    def spelled(self) -> str:
+        """Write the choice so that it can be resolved again, with whole paths."""
+        return "+".join(member.spelled() for member in self.members)
+
     def record(self) -> dict[str, Any]:
         """Return what identifies the choice in a stored result."""
         if len(self.members) == 1:

@@ -1,0 +1,128 @@
+"""What defenses that train a victim share: batches, steps, adversarial images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, pad
+
+from benchmark.data import Dataset, Split
+from benchmark.machine import settle
+from benchmark.victim import Victim
+
+_MOMENTUM, _DECAY = 0.9, 5e-4
+_SHIFT = 8  # images move by up to this part of their side
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast to train.
+
+    Attributes:
+        epochs: Times that every training image is shown.
+        batch: Images in a step.
+        rate: Largest learning rate; it rises for a fifth of the steps and falls to zero.
+        seed: Seed of the order, of shifts and of noise.
+    """
+
+    epochs: int
+    batch: int
+    rate: float
+    seed: int = 0
+
+
+class Trainer:
+    """Trains all weights of a victim by SGD; statistics of batch normalisation stay as they are.
+
+    Args:
+        victim: The victim, changed in place.
+        data: Split `train` of it is used.
+        schedule: How long and how fast.
+
+    Attributes:
+        noise: Source of all random numbers of the training.
+    """
+
+    def __init__(self, victim: Victim, data: Dataset, schedule: Schedule) -> None:
+        settle()
+        self._victim, self._schedule = victim, schedule
+        samples = data.take(Split.TRAIN, len(data.splits[Split.TRAIN]))
+        self._images, self._labels = samples.images.to(victim.mean.dtype), samples.labels
+        self.noise = torch.Generator().manual_seed(schedule.seed)
+        self._weights = [p.requires_grad_() for p in victim.network.parameters()]
+        self._optimizer = torch.optim.SGD(
+            self._weights, schedule.rate, momentum=_MOMENTUM, weight_decay=_DECAY
+        )
+        steps = max(1, schedule.epochs * -(-len(self._images) // schedule.batch))
+        self._rates = torch.optim.lr_scheduler.OneCycleLR(
+            self._optimizer, schedule.rate, total_steps=steps + 1, pct_start=0.2
+        )
+        self._steps, self._taken = steps, 0
+
+    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield images, shifted at random and (in colour) mirrored, and their labels."""
+        for _ in range(self._schedule.epochs):
+            order = torch.randperm(len(self._images), generator=self.noise)
+            for index in torch.split(order, self._schedule.batch):
+                images = self._moved(self._images[index])
+                yield images.to(self._victim.mean), self._labels[index].to(self._victim.mean.device)
+
+    def step(self, loss: Tensor) -> float:
+        """Take a step down the loss; return the share of the training that is done."""
+        self._optimizer.zero_grad()
+        torch.autograd.backward([loss], inputs=self._weights)
+        self._optimizer.step()
+        self._rates.step()
+        self._taken += 1
+        return self._taken / self._steps
+
+    def normal(self, like: Tensor) -> Tensor:
+        """Draw standard normals of a tensor's shape."""
+        return torch.randn(like.shape, generator=self.noise, dtype=like.dtype).to(like.device)
+
+    def uniform(self, like: Tensor) -> Tensor:
+        """Draw uniformly from [-1, 1] of a tensor's shape."""
+        drawn = torch.rand(like.shape, generator=self.noise, dtype=like.dtype)
+        return drawn.mul_(2).sub_(1).to(like.device)
+
+    def _moved(self, images: Tensor) -> Tensor:
+        _, channels, height, width = images.shape
+        far = max(height, width) // _SHIFT
+        wide = pad(images, (far, far, far, far))
+        down, right = torch.randint(2 * far + 1, (2,), generator=self.noise).tolist()
+        images = wide[:, :, down : down + height, right : right + width]
+        if channels > 1:
+            mirrored = torch.rand(len(images), generator=self.noise) < 0.5
+            images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
+        return images
+
+
+def adversarial(
+    victim: Victim, images: Tensor, labels: Tensor, start: Tensor, eps: float, steps: int
+) -> Tensor:
+    """Climb the cross-entropy inside an linf ball: FGSM for one step, PGD for more.
+
+    Args:
+        victim: The victim.
+        images: (n, C, H, W) in [0, 1].
+        labels: (n,).
+        start: (n, C, H, W) in [-1, 1]: where in the ball to begin.
+        eps: Radius, pixel units.
+        steps: Steps; one is 1.25 eps long (Wong et al., 2020), several 2.5 eps / steps each.
+
+    Returns:
+        Images in ball and box, (n, C, H, W).
+    """
+    length = 1.25 * eps if steps == 1 else 2.5 * eps / steps
+    moved = (images + eps * start).clamp(0.0, 1.0)
+    for _ in range(steps):
+        moved.requires_grad_()
+        with torch.enable_grad():
+            loss = cross_entropy(victim(moved), labels, reduction="sum")
+        (slope,) = torch.autograd.grad(loss, moved)
+        moved = (moved.detach() + length * slope.sign() - images).clamp(-eps, eps) + images
+        moved = moved.clamp(0.0, 1.0)
+    return moved.detach()
