@@ -40,9 +40,7 @@ def schema(
         TypeError: If a keyword-only parameter has no default or no annotation, or the name of a
             common one.
     """
-    hints = get_type_hints(
-        target.__init__ if inspect.isclass(target) else target, include_extras=True
-    )
+    hints = get_type_hints(target, include_extras=True)
     fields: dict[str, Any] = {}
     for name, parameter in inspect.signature(target).parameters.items():
         if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:

@@ -13,7 +13,13 @@ from benchmark.types import Access
 
 _FORM = re.compile(r"(top|rounded)-(\d+)")
 _LEAST = 1e-12  # a probability of zero, before its logarithm is taken
-_DIGITS = 7  # float32 has no more
+DIGITS = 7  # most decimals of a probability: float32 has no more
+
+
+def rounded(chances: Tensor, digits: int) -> Tensor:
+    """Round probabilities to decimals; zero becomes half a unit of the last, the most it hides."""
+    unit = 10.0**-digits
+    return ((chances / unit).round() * unit).clamp_min(unit / 2)
 
 
 class Kind(StrEnum):
@@ -47,13 +53,13 @@ class Scores:
             ValueError: With what is allowed.
         """
         match = _FORM.fullmatch(text)
-        if match and int(match[2]) >= 1 and (match[1] == "top" or int(match[2]) <= _DIGITS):
+        if match and int(match[2]) >= 1 and (match[1] == "top" or int(match[2]) <= DIGITS):
             return cls(Kind(match[1]), int(match[2]))
         if text in {kind.value for kind in Kind} - {Kind.TOP, Kind.ROUNDED}:
             return cls(Kind(text))
         raise ValueError(
             "Allowed: logits, log-probabilities, probabilities, top-K (K classes), "
-            f"rounded-D (1 to {_DIGITS} decimals), label."
+            f"rounded-D (1 to {DIGITS} decimals), label."
         )
 
     def __str__(self) -> str:
@@ -81,9 +87,7 @@ class Scores:
         if self.kind is Kind.PROBABILITIES:
             return chances.clamp_min(_LEAST).log(), None
         if self.kind is Kind.ROUNDED:
-            # Zero means less than half a unit of the last decimal.
-            unit = 10.0**-self.number
-            return ((chances / unit).round() * unit).clamp_min(unit / 2).log(), None
+            return rounded(chances, self.number).log(), None
         return self._best(chances)
 
     def _best(self, chances: Tensor) -> tuple[Tensor, Tensor]:
