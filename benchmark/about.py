@@ -25,7 +25,8 @@ class About:
         ordered = sorted(looks, key=lambda look: look["row"]["images"])
         self._by_settings = {_settings(look["row"]): look["row"] for look in ordered}
         self._targets: dict[tuple[str, ...], list[str]] = {}
-        for row in (row for one in calibrations for row in one["rows"]):
+        self._strengths = [row for one in calibrations for row in one["rows"]]
+        for row in self._strengths:
             text = SATURATED if row["saturated"] else f"{row['target']:g}"
             found = self._targets.setdefault(_names(row, row["matched"]), [])
             if text not in found:
@@ -38,6 +39,10 @@ class About:
     def timings(self) -> list[dict[str, Any]]:
         """Rows of `defense_timings.csv`."""
         return [{"look": look["key"], **look["timing"]} for look in self._looks]
+
+    def strengths(self) -> list[dict[str, Any]]:
+        """Rows of `calibrations.csv`."""
+        return self._strengths
 
     def of_cell(self, cell: Content) -> dict[str, Any]:
         """Columns of `CellRow` that are about its defense."""

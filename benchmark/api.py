@@ -16,7 +16,6 @@ from typing import Any
 import pandas as pd
 from rich.console import Console
 
-from benchmark.about import About
 from benchmark.config import load_config
 from benchmark.display import Progress, training
 from benchmark.errors import BenchError, SpecError
@@ -26,10 +25,10 @@ from benchmark.outcome import keep
 from benchmark.plan import plan
 from benchmark.request import Request, make_request
 from benchmark.scheduler import Report, execute, missing
-from benchmark.spec import together
-from benchmark.store import CALIBRATIONS, LOOKS, Store
+from benchmark.spec import Shard, together
+from benchmark.store import Store
 from benchmark.surroundings import Surroundings
-from benchmark.tables import cell_table, rebuild
+from benchmark.tables import Finished, rebuild
 
 RESULTS = Path("results/local")
 
@@ -117,21 +116,33 @@ def execute_request(
         with Progress(sum(shard.count for shard in todo), console) as progress:
             failed = execute([*looks, *together(todo)], surroundings, store, jobs, progress)
     finally:
-        rebuild(store)
+        finished = rebuild(store)
     _warn([f"{line}; it is missing in the tables" for line in store.damaged], console)
     if failed:
         raise ShardsFailedError(failed, out)
     wanted = {key: place for place, key in enumerate(dict.fromkeys(s.cell.key for s in shards))}
     # From these cells alone: the worst case is over the attacks that were asked for.
-    mine = cell_table(
-        [shard for shard in store.intact() if shard["cell"]["cell"] in wanted],
-        About(list(store.intact(LOOKS)), list(store.intact(CALIBRATIONS))),
-    )
+    mine = finished.of(wanted)
+    _warn(_flagged(finished, shards), console)
     order = mine["cell"].map(wanted).fillna(len(wanted))
     defenses = {name: place for place, name in enumerate(s.cell.defense.name for s in shards)}
     mine = mine.assign(_defense=mine["defense"].map(defenses), _place=order)
     mine = mine.sort_values(["_defense", "_place", "budget"], ignore_index=True)
     return mine.drop(columns=["_defense", "_place"])
+
+
+def _flagged(finished: Finished, shards: Sequence[Shard]) -> list[str]:
+    """Flags of the defenses of a run, a line each."""
+    mine = {
+        (cell.dataset.name, cell.model.name, cell.defense.name)
+        for cell in (shard.cell for shard in shards)
+    }
+    lines = []
+    for row in finished.flags().to_dict("records"):
+        if (row["dataset"], row["model"], row["defense"]) in mine:
+            where = f" ({row['setting']})" if row["setting"] else ""
+            lines.append(f"{row['flag']}: {row['defense']}: {row['detail']}{where}")
+    return lines
 
 
 def find_strengths(

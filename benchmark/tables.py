@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -43,29 +44,50 @@ _CALIBRATION_ORDER = ["dataset", "model", "seed", "defense", "target", "split", 
 _SETTING = ("norm", "eps", "aim", "budgets", "protocol", "seed", "images")
 
 
-def rebuild(store: Store) -> pd.DataFrame:
-    """Write every table of a folder anew from its files; return the cells.
+@dataclass(frozen=True)
+class Finished:
+    """All finished work of a folder that can be read.
+
+    Attributes:
+        shards: Contents of shard files.
+        about: What is known of the defenses.
+    """
+
+    shards: list[dict[str, Any]]
+    about: About
+
+    def of(self, cells: Container[str]) -> pd.DataFrame:
+        """Rows of `cells.csv` of some cells, and the worst case over these alone."""
+        return cell_table([s for s in self.shards if s["cell"]["cell"] in cells], self.about)
+
+    def flags(self) -> pd.DataFrame:
+        """Rows of `flags.csv`."""
+        return flag_table(self.shards, self.about)
+
+
+def rebuild(store: Store) -> Finished:
+    """Write every table of a folder anew from its files; return what they were made of.
 
     Raises:
         StoreError: If the folder cannot be written.
     """
     store.damaged.clear()
     shards = list(store.intact())
-    looks, calibrations = list(store.intact(LOOKS)), list(store.intact(CALIBRATIONS))
-    about = About(looks, calibrations)
-    cells = cell_table(shards, about)
-    store.write_table("cells.csv", _csv(cells))
-    store.write_table("shards.csv", _csv(shard_table(shards)))
+    about = About(list(store.intact(LOOKS)), list(store.intact(CALIBRATIONS)))
+    found = Finished(shards, about)
+    tables = {
+        "cells.csv": cell_table(shards, about),
+        "shards.csv": shard_table(shards),
+        "timings.csv": timing_table(shards),
+        "defenses.csv": frame(about.rows(), DefenseRow, _DEFENSE_ORDER),
+        "defense_timings.csv": frame(about.timings(), DefenseTimingRow, ["look"]),
+        "calibrations.csv": frame(about.strengths(), CalibrationRow, _CALIBRATION_ORDER),
+        "flags.csv": found.flags(),
+    }
+    for name, table in tables.items():
+        store.write_table(name, _csv(table))
     store.write_table("images.parquet", _parquet(image_table(shards)))
-    store.write_table("timings.csv", _csv(timing_table(shards)))
-    store.write_table("defenses.csv", _csv(frame(about.rows(), DefenseRow, _DEFENSE_ORDER)))
-    store.write_table(
-        "defense_timings.csv", _csv(frame(about.timings(), DefenseTimingRow, ["look"]))
-    )
-    found = [row for one in calibrations for row in one["rows"]]
-    store.write_table("calibrations.csv", _csv(frame(found, CalibrationRow, _CALIBRATION_ORDER)))
-    store.write_table("flags.csv", _csv(flag_table(shards, about)))
-    return cells
+    return found
 
 
 def flag_table(shards: Iterable[Content], about: About) -> pd.DataFrame:

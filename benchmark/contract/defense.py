@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -159,13 +160,49 @@ def check_leaves_no_trace(choice: Choice[Any], _config: Config) -> None:
     with global_randomness_watched():
         defended = _make(choice)
         before = {k: v.clone() for k, v in defended.victim.state_dict().items()}
+        modes = _modes(defended)
         for seed in range(3):
             _ask(defended, images, list(range(8)), _rng(seed))
     demand(torch.equal(images, kept), "it changed the images it was given")
     for name, value in defended.victim.state_dict().items():
         demand(torch.equal(value, before[name]), f"it changed the victim's '{name}'")
+    demand(_modes(defended) == modes, "it changed a module's mode or what requires a gradient")
     for module in defended.victim.modules():
         hooks = len(module._forward_hooks) + len(module._forward_pre_hooks)
         demand(hooks == 0, f"it left a hook on {type(module).__name__}")
     for parameter in defended.victim.parameters():
         demand(parameter.grad is None, "it left a gradient on the victim")
+
+
+def check_keeps_nothing(choice: Choice[Any], _config: Config) -> None:
+    """It holds no more after many calls than after few, unless it declares a state."""
+    if _traits(choice).stateful:
+        return
+    images, rows, rng = _images(), list(range(8)), _rng()
+    defended = _make(choice)
+    held = []
+    for _ in range(2):
+        for _ in range(5):
+            _ask(defended, images, rows, rng)
+        held.append(sum(_held(member, set()) for member in defended.defense.members))
+    demand(held[0] == held[1], f"it held {held[0]} values after 5 calls, {held[1]} after 10")
+
+
+def _modes(defended: Defended) -> list[bool]:
+    network = defended.victim
+    return [m.training for m in network.modules()] + [p.requires_grad for p in network.parameters()]
+
+
+def _held(thing: object, seen: set[int]) -> int:
+    """Count the values in all tensors, and the entries of all containers, that can be reached."""
+    if id(thing) in seen or isinstance(thing, type | str | int | float | bool | None):
+        return 0
+    seen.add(id(thing))
+    if isinstance(thing, Tensor):
+        return thing.numel()
+    parts: list[object] = list(vars(thing).values()) if hasattr(thing, "__dict__") else []
+    if isinstance(thing, Mapping):
+        parts += [*thing.values()]
+    elif isinstance(thing, list | tuple | set):
+        parts += [*thing]
+    return len(parts) + sum(_held(part, seen) for part in parts)
