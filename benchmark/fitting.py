@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
@@ -54,9 +55,11 @@ def train(
 ) -> Victim:
     """Train a copy of a victim as the defense's recipe says; the victim is not changed."""
     victim = copy.deepcopy(victim)
-    for done in defense.fit(victim, data):
-        if told:
-            told(done)
+    with torch.random.fork_rng():  # dropout draws from the global stream
+        torch.manual_seed(0)
+        for done in defense.fit(victim, data):
+            if told:
+                told(done)
     victim.eval().requires_grad_(requires_grad=False).zero_grad(set_to_none=True)
     victim.fingerprint = fingerprint(victim)
     return victim

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import binom
 from support import refusal
 
 from benchmark import records, tables
@@ -259,6 +260,14 @@ def test_shares_are_counts_of_images_inside_their_intervals(seeds):
             assert 0 <= row[f"{name}_low"] <= row[name] <= row[f"{name}_high"] <= 1
     later = found[[*SHARES[1:3]]].diff().iloc[1]
     assert (later <= 0).all()  # more queries break more
+
+
+@pytest.mark.parametrize("chance", [0.02, 0.3, 0.5, 0.9])
+def test_the_interval_covers_the_true_share_about_as_often_as_it_says(chance):
+    counts = np.arange(201)
+    ends = np.array([wilson(k / 200, 200) for k in counts])
+    inside = (ends[:, 0] <= chance) & (chance <= ends[:, 1])
+    assert 0.925 < binom.pmf(counts, 200, chance)[inside].sum() < 0.985
 
 
 def test_the_interval_is_wilsons():

@@ -28,7 +28,7 @@ from registry.parts.training import Schedule, Trainer, adversarial
         year=2020,
         code="https://github.com/locuslab/fast_adversarial",
         differences=(
-            "starts from the given victim and keeps its batch statistics",
+            "starts from the given victim",
             "a few epochs on split train, so it is weaker than published models: give those as "
             "checkpoint",
         ),
@@ -70,7 +70,8 @@ class At(Defense):
             _load(victim, self.checkpoint)
             yield 1.0
             return
-        trainer = Trainer(victim, data, Schedule(self.epochs, 64, self.rate))
+        schedule = Schedule(self.epochs, 64, self.rate)
+        trainer = Trainer(victim, data, schedule, statistics=True)
         for images, labels in trainer.batches():
             start = trainer.uniform(images)
             moved = adversarial(victim, images, labels, start, self.eps, self.steps)

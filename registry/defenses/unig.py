@@ -12,7 +12,7 @@ from torch.nn.functional import one_hot
 
 from benchmark.data import Dataset, Split
 from benchmark.defense import Defense, QueryContext
-from benchmark.registry import Level, Source, Traits, defense
+from benchmark.registry import Level, Preset, Source, Traits, defense
 from benchmark.rows import occurrence
 from benchmark.victim import Victim
 
@@ -38,6 +38,28 @@ _TINY = 1e-12  # all-confident batches have gradients of zero
     level=Level.PENULTIMATE,
     traits=Traits(randomised=True),
     strength="delta",
+    presets={
+        "official": Preset(
+            "authors' code, CIFAR-10",
+            {"variant": "official", "composition": "batch"},
+            note="its batches shrink as images are broken; here training images take their place",
+        ),
+        "single": Preset(
+            "authors' code for a single image: a cascade with five training images",
+            {"variant": "official", "context": 5},
+            note="the paper says ten, which is our default",
+        ),
+        "imagenet": Preset(
+            "authors' code, ImageNet",
+            {
+                "variant": "official",
+                "composition": "batch",
+                "delta": 0.1,
+                "alpha": 1.0,
+                "batch": 32,
+            },
+        ),
+    },
     examples=(
         "[variant=official]",
         "[variant=noise-only]",

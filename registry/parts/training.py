@@ -35,19 +35,24 @@ class Schedule:
 
 
 class Trainer:
-    """Trains all weights of a victim by SGD; statistics of batch normalisation stay as they are.
+    """Trains all weights of a victim by SGD.
 
     Args:
         victim: The victim, changed in place.
         data: Split `train` of it is used.
         schedule: How long and how fast.
+        statistics: Normalise by the batch and learn its statistics (and drop out, where the network
+            does); else the victim stays in evaluation mode, which suits a short fine-tuning.
 
     Attributes:
         noise: Source of all random numbers of the training.
     """
 
-    def __init__(self, victim: Victim, data: Dataset, schedule: Schedule) -> None:
+    def __init__(
+        self, victim: Victim, data: Dataset, schedule: Schedule, *, statistics: bool = False
+    ) -> None:
         settle()
+        victim.train(statistics)
         self._victim, self._schedule = victim, schedule
         samples = data.take(Split.TRAIN, len(data.splits[Split.TRAIN]))
         self._images, self._labels = samples.images.to(victim.mean.dtype), samples.labels
