@@ -21,6 +21,7 @@ from benchmark.loading import load_dataset, load_victim
 from benchmark.rng import RowRng
 from benchmark.stack import DefenseChoice
 from registry.defenses.at import At
+from registry.defenses.pni import Pni
 from registry.defenses.rnd_gf import RndGf, mean_softmax_loss
 from registry.parts.training import Schedule, Trainer, adversarial
 
@@ -148,3 +149,21 @@ def test_training_pays_on_digits(tmp_path):
         for moved in [adversarial(one, samples.images, samples.labels, zero, 0.1, 10)]
     ]
     assert shares[1] > shares[0] + 0.1
+
+
+def test_alphas_are_trained_layer_by_layer_without_decay(tmp_path):
+    choice = DefenseChoice.parse("pni[alpha=2,epochs=3]")
+    defense, behind = attach(choice, tiny_victim(), tiny_dataset(), tmp_path)
+    found = {name: float(alpha) for name, alpha in defense.learned.items()}
+    assert list(found) == ["network.1", "network.3"]
+    assert all(alpha != 0.25 for alpha in found.values())
+    assert len(set(found.values())) == 2
+    assert defense.alphas(behind) == pytest.approx({n: 2 * abs(a) for n, a in found.items()})
+    assert behind.fingerprint != tiny_victim().fingerprint
+    trainer = Trainer(
+        tiny_victim(), tiny_dataset(), Schedule(1, 8, 0.1), beside=[torch.tensor(0.25)]
+    )
+    decays = [group["weight_decay"] for group in trainer._optimizer.param_groups]
+    assert decays == [5e-4, 0.0]
+    assert Pni(epochs=0).recipe() == {}
+    assert Pni(epochs=1, alpha=1.0).recipe() == Pni(epochs=1, alpha=2.0).recipe() != {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -49,7 +49,13 @@ class Trainer:
     """
 
     def __init__(
-        self, victim: Victim, data: Dataset, schedule: Schedule, *, statistics: bool = False
+        self,
+        victim: Victim,
+        data: Dataset,
+        schedule: Schedule,
+        *,
+        statistics: bool = False,
+        beside: Sequence[Tensor] = (),
     ) -> None:
         settle()
         victim.train(statistics)
@@ -57,10 +63,14 @@ class Trainer:
         samples = data.take(Split.TRAIN, len(data.splits[Split.TRAIN]))
         self._images, self._labels = samples.images.to(victim.mean.dtype), samples.labels
         self.noise = torch.Generator().manual_seed(schedule.seed)
-        self._weights = [p.requires_grad_() for p in victim.network.parameters()]
+        weights = [p.requires_grad_() for p in victim.network.parameters()]
+        others = [value.requires_grad_() for value in beside]
+        self._trained = [*weights, *others]
         self._optimizer = torch.optim.SGD(
-            self._weights, schedule.rate, momentum=_MOMENTUM, weight_decay=_DECAY
+            weights, schedule.rate, momentum=_MOMENTUM, weight_decay=_DECAY
         )
+        if others:
+            self._optimizer.add_param_group({"params": others, "weight_decay": 0.0})
         steps = max(1, schedule.epochs * -(-len(self._images) // schedule.batch))
         self._rates = torch.optim.lr_scheduler.OneCycleLR(
             self._optimizer, schedule.rate, total_steps=steps + 1, pct_start=0.2
@@ -78,7 +88,7 @@ class Trainer:
     def step(self, loss: Tensor) -> float:
         """Take a step down the loss; return the share of the training that is done."""
         self._optimizer.zero_grad()
-        torch.autograd.backward([loss], inputs=self._weights)
+        torch.autograd.backward([loss], inputs=self._trained)
         self._optimizer.step()
         self._rates.step()
         self._taken += 1
@@ -106,12 +116,17 @@ class Trainer:
 
 
 def adversarial(
-    victim: Victim, images: Tensor, labels: Tensor, start: Tensor, eps: float, steps: int
+    victim: Callable[[Tensor], Tensor],
+    images: Tensor,
+    labels: Tensor,
+    start: Tensor,
+    eps: float,
+    steps: int,
 ) -> Tensor:
     """Climb the cross-entropy inside an linf ball: FGSM for one step, PGD for more.
 
     Args:
-        victim: The victim.
+        victim: Maps images to logits.
         images: (n, C, H, W) in [0, 1].
         labels: (n,).
         start: (n, C, H, W) in [-1, 1]: where in the ball to begin.
