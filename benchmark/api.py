@@ -1,6 +1,6 @@
 """The same runs from Python.
 
-from benchmark import run
+from benchmark.api import run
 
 cells = run(attacks="square,nes", defenses="unig,feature", images=100)
 print(cells[["defense", "attack", "budget", "robust_accuracy"]])

@@ -50,6 +50,11 @@ class Defense:
         """It acts on penultimate features, so the victim must have a last linear layer."""
         return type(self).on_penultimate is not Defense.on_penultimate
 
+    @property
+    def flagged_queries(self) -> int:
+        """Queries so far that it took for parts of an attack; 0 of a defense that detects none."""
+        return 0
+
     def check(self, victim: Victim) -> None:
         """Refuse a victim the defense cannot be attached to (SpecError, VictimError)."""
 
@@ -70,7 +75,7 @@ class Defense:
         """Measure or store what the defense needs, once, from the splits that are not attacked."""
 
     def sites(self, victim: Victim) -> Sequence[str]:
-        """Name the stages whose outputs `on_features` changes."""
+        """Name what `on_features` changes: `layer1` is a module's output, `in:layer1` its input."""
         del victim
         return ()
 
@@ -80,7 +85,7 @@ class Defense:
         return images
 
     def on_features(self, features: Tensor, site: str, context: QueryContext) -> Tensor:
-        """Change the output of a stage, (n, ...)."""
+        """Change what flows through a site, (n, ...)."""
         del site, context
         return features
 

@@ -65,6 +65,7 @@ class Measured:
             {
                 "queries_used": sum(s["costs"]["counted_queries"] for s in shards),
                 "verification_queries": sum(s["costs"]["verification_queries"] for s in shards),
+                "flagged_queries": sum(s["costs"]["flagged_queries"] for s in shards),
             },
         )
 

@@ -63,6 +63,7 @@ class ShardRow:
     ]
     verification_queries: Annotated[int, "uncounted answers asked to verify hits"]
     audit_queries: Annotated[int, "uncounted answers asked for clean accuracy and S3"]
+    flagged_queries: Annotated[int, "counted queries that the defense took for an attack's"]
     batch: Annotated[int, "images in one forward pass, unless the defense is coupled"]
     device: Annotated[str, "device: cpu, or the name of the GPU"]
     commit: Annotated[str | None, "revision of querybench, if run from a git checkout"]
@@ -124,6 +125,7 @@ class CellRow:
     ]
     queries_used: Annotated[int, "queries charged in the whole cell up to its last budget"]
     verification_queries: Annotated[int, "uncounted answers that verified hits, whole cell"]
+    flagged_queries: Annotated[int, "queries that the defense took for an attack's, whole cell"]
     members: Annotated[str | None, "attacks that worst-case is over, joined by '+'"]
     drop: Annotated[
         float | None,

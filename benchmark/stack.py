@@ -51,6 +51,11 @@ class Stack(Defense):
         return self._members
 
     @property
+    def flagged_queries(self) -> int:
+        """Queries that any member took for parts of an attack."""
+        return sum(member.flagged_queries for member in self._members)
+
+    @property
     def splits(self) -> bool:
         """Some member acts on penultimate features."""
         return any(member.splits for member in self._members)

@@ -168,7 +168,8 @@ def test_unknown_names_get_the_nearest_match(name, words):
 
 def test_a_choice_is_written_with_what_was_chosen():
     choice = DEFENSES.choose("rnd[sigma=4/100,clip=true]")
-    assert str(choice) == "rnd[sigma=0.04]" and choice.values == {"sigma": 0.04, "clip": True}
+    wanted = {"sigma": 0.04, "clip": True, "quantise": False}
+    assert str(choice) == "rnd[sigma=0.04]" and choice.values == wanted
     assert choice.record()["parameters"] == choice.values
 
 

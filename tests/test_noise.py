@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from benchmark.catalogue import DEFENSES
 from benchmark.config import Config
 from benchmark.contract.toy import small_data, small_victim
 from benchmark.data import Split
@@ -40,6 +41,35 @@ def test_clipping_keeps_images_valid_and_its_absence_does_not():
     loose = Rnd(sigma=0.1, clip=False).on_images(images, context())
     assert float(clipped.min()) == 0.0 and float(clipped.max()) == 1.0
     assert torch.equal(clipped, loose.clamp(0, 1)) and float(loose.min()) < 0.0
+
+
+@pytest.mark.parametrize("clip", [True, False])
+def test_quantising_rounds_the_noisy_image_down_to_eight_bits(clip):
+    images = torch.rand((2000, 1, 4, 4), dtype=torch.float64)
+    noisy = Rnd(sigma=0.1, clip=clip).on_images(images, context())
+    rounded = Rnd(sigma=0.1, clip=clip, quantise=True).on_images(images, context())
+    levels = rounded * 255
+    torch.testing.assert_close(levels, levels.round(), rtol=0, atol=1e-9)
+    lost = (noisy - rounded) * 255
+    assert float(lost.min()) >= -1e-9 and float(lost.max()) < 1
+    assert float(lost[(noisy > 0.1) & (noisy < 0.9)].mean()) == pytest.approx(0.5, abs=0.02)
+    assert len(torch.unique(levels.round())) > 200
+
+
+@pytest.mark.parametrize("preset", ["", *DEFENSES.get("rnd").facts.presets])
+def test_without_noise_nothing_is_done_in_any_preset(preset):
+    values = {**DEFENSES.get("rnd").settings(preset), "sigma": 0.0}
+    images = torch.rand((20, 1, 4, 4)) * 2 - 0.5
+    assert torch.equal(Rnd(**values).on_images(images, context(ROWS[:20])), images)
+
+
+def test_a_linear_victim_answers_on_average_as_without_noise():
+    weights = torch.randn((16, 3), generator=torch.Generator().manual_seed(0))
+    image = torch.rand((1, 1, 4, 4), generator=torch.Generator().manual_seed(1))
+    noisy = Rnd(sigma=0.2, clip=False).on_images(image.expand(2000, -1, -1, -1), context())
+    found = (noisy.flatten(1) @ weights).mean(0)
+    error = 0.2 * weights.norm(dim=0) / 2000**0.5
+    assert bool(((found - (image.flatten(1) @ weights)[0]).abs() < 4 * error).all())
 
 
 @pytest.mark.parametrize(("relative", "factor"), [(True, None), (False, 1.0)])

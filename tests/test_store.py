@@ -58,7 +58,8 @@ def shard(first, count, cell=None, images=None):
         "key": digest({"cell": cell["cell"], "first": first, "count": count}),
         "cell": cell, "first": first, "count": count,
         "costs": {"counted_queries": sum(row["queries"] for row in rows),
-                  "verification_queries": 3 * count, "audit_queries": 9 * count, "batch": 64},
+                  "verification_queries": 3 * count, "audit_queries": 9 * count,
+                  "flagged_queries": count, "batch": 64},
         "provenance": {"commit": None, "dirty": None, "device": "cpu", "versions": "v"},
         "timing": {"started": "2024-01-01T00:00:00+00:00", "seconds": 1.0,
                    "queries_per_second": 2.0},
@@ -300,6 +301,7 @@ def test_queries_are_averaged_over_the_broken_and_censored_over_the_attacked():
     assert pd.isna(found["queries_median_censored"].iloc[0])
     assert found["robust_accuracy"].tolist() == pytest.approx([0.4, 0.2])
     assert set(found["queries_used"]) == {250} and set(found["verification_queries"]) == {15}
+    assert set(found["flagged_queries"]) == {5}
 
 
 def test_tables_hold_the_documented_columns_and_every_image_has_its_shard(tmp_path):

@@ -97,7 +97,8 @@ def run_shards(shards: Sequence[Shard], surroundings: Surroundings) -> list[Shar
     attacked = 2 * right > draws
     ids = [image for image, chosen in zip(ids, attacked.tolist(), strict=True) if chosen]
     problem = _problem(cell, images[attacked], labels[attacked], ids, dataset, bare)
-    oracle, judges = _attack(shards, problem, ids, streams, desk)
+    counted = desk()
+    oracle, judges = _attack(shards, problem, ids, streams, desk, counted)
     seen = _Seen(samples, right, draws, attacked, oracle)
     results = []
     for shard, tally, judge in zip(shards, oracle.tallies, judges, strict=True):
@@ -107,6 +108,7 @@ def run_shards(shards: Sequence[Shard], surroundings: Surroundings) -> list[Shar
             "counted_queries": int(oracle.used.sum()),
             "verification_queries": judge.forwards if judge else 0,
             "audit_queries": clean.forwards + looking.forwards,
+            "flagged_queries": counted.defense.flagged_queries,
             "batch": batch,
         }
         columns = _columns(seen, tally, expected)
@@ -133,11 +135,12 @@ def _attack(
     ids: list[int],
     streams: _Streams,
     desk: Callable[[], Defended],
+    counted: Defended,
 ) -> tuple[Oracle, list[audit.Judge | None]]:
     cell = shards[0].cell
     choice = ATTACKS.choose(cell.attack.text)
     facts = choice.entry.facts
-    counted, noise = desk(), streams.defense("counted", ids)
+    noise = streams.defense("counted", ids)
     judges: list[audit.Judge | None] = [None] * len(shards)
     if not counted.steady:
         votes = cell.protocol.votes
