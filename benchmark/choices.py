@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from benchmark import params
-from benchmark.catalogue import ATTACKS, Choice
+from benchmark.catalogue import ATTACKS
+from benchmark.entry import Choice
 from benchmark.errors import SpecError
 from benchmark.facts import AttackFacts
 from benchmark.request import Request

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from benchmark.catalogue import Choice
+from benchmark.entry import Choice
 from benchmark.eot import PARAMETERS, Repeated
 from benchmark.errors import QueryError
 from benchmark.facts import AttackFacts

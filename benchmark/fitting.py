@@ -11,10 +11,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
-from benchmark.catalogue import Choice
 from benchmark.checkpoints import fingerprint
 from benchmark.data import Dataset
 from benchmark.defense import Defense
+from benchmark.entry import Choice
 from benchmark.errors import StoreError
 from benchmark.files import place
 from benchmark.spec import digest

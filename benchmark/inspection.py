@@ -12,17 +12,9 @@ import yaml
 from tabulate import tabulate
 
 from benchmark import contract
-from benchmark.catalogue import (
-    ATTACKS,
-    DATASETS,
-    DEFENSES,
-    MODELS,
-    Catalogue,
-    Choice,
-    Entry,
-    load_file,
-)
+from benchmark.catalogue import ATTACKS, DATASETS, DEFENSES, MODELS, Catalogue, load_file
 from benchmark.config import Config
+from benchmark.entry import Choice, Entry
 from benchmark.errors import RegistryError, SpecError, StoreError, suggestion
 from benchmark.facts import Traits
 from benchmark.ref import Ref, text

@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
-from benchmark.catalogue import DATASETS, MODELS, Choice
+from benchmark.catalogue import DATASETS, MODELS
 from benchmark.data import Split
+from benchmark.entry import Choice
 from benchmark.errors import SpecError
 from benchmark.fitting import Told, attach
 from benchmark.loading import forget, load_dataset, load_victim

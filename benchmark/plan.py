@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
-from benchmark.catalogue import ATTACKS, DATASETS, Choice
+from benchmark.catalogue import ATTACKS, DATASETS
 from benchmark.choices import attack_choices
+from benchmark.entry import Choice
 from benchmark.errors import SpecError
 from benchmark.fitting import Told
 from benchmark.matching import Calibration

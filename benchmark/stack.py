@@ -11,9 +11,10 @@ from typing import Any
 from torch import Tensor
 
 from benchmark import params
-from benchmark.catalogue import DEFENSES, Choice
+from benchmark.catalogue import DEFENSES
 from benchmark.data import Dataset
 from benchmark.defense import Defense, QueryContext
+from benchmark.entry import Choice
 from benchmark.errors import SpecError
 from benchmark.facts import DefenseFacts, Level, Traits
 from benchmark.ref import Ref

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from benchmark.catalogue import Choice
 from benchmark.config import Config
 from benchmark.contract import attack, dataset, defense, model, strength
 from benchmark.contract.toy import Broken, NotHere
+from benchmark.entry import Choice
 from benchmark.errors import BenchError
 
 Check = Callable[[Choice[Any], Config], None]

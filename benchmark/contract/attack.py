@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmark.catalogue import Choice
 from benchmark.config import Config
 from benchmark.contract.playing import changed, never, norms, pose, run, trail
 from benchmark.contract.toy import demand, global_randomness_watched, toy
 from benchmark.drive import play
+from benchmark.entry import Choice
 from benchmark.errors import AccessError
 from benchmark.oracle import Oracle, Terms
 from benchmark.rng import RowRng, seed_from

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmark.catalogue import Choice
 from benchmark.config import Config
 from benchmark.contract.toy import NotHere, demand
 from benchmark.data import DataRequest, Dataset, Split
+from benchmark.entry import Choice
 from benchmark.errors import DataError
 
 

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmark.catalogue import Choice
 from benchmark.config import Config
 from benchmark.contract.toy import demand, global_randomness_watched, small_data, small_victim
 from benchmark.data import Split
 from benchmark.defended import Defended
 from benchmark.defense import Defense
+from benchmark.entry import Choice
 from benchmark.facts import Level, Traits
 from benchmark.fitting import train
 from benchmark.rng import RowRng, seed_from

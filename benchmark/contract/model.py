@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmark.catalogue import DATASETS, Choice
+from benchmark.catalogue import DATASETS
 from benchmark.config import Config
 from benchmark.contract.toy import NotHere, demand
 from benchmark.data import Split
+from benchmark.entry import Choice
 from benchmark.errors import DataError, VictimError
 from benchmark.loading import load_dataset, load_victim
 from benchmark.victim import Victim

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmark.catalogue import Choice
 from benchmark.contract.toy import Toy
 from benchmark.drive import play
+from benchmark.entry import Choice
 from benchmark.facts import AttackFacts
 from benchmark.oracle import Oracle, Terms
 from benchmark.rng import RowRng, seed_from

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmark.catalogue import Choice
 from benchmark.config import Config
 from benchmark.contract.playing import norms, pose, run
 from benchmark.contract.toy import Toy, demand, toy
+from benchmark.entry import Choice
 from benchmark.geometry import column, distance
 from benchmark.types import Goal, Norm, Problem
 
