@@ -72,7 +72,7 @@ class Entry(Generic[F]):
 
     @property
     def summary(self) -> str:
-        """First line of the docstring; of a defense, whose class has a formula there, of its file."""
+        """First line of the docstring; of a defense, whose class shows a formula, of its file."""
         file = inspect.getdoc(sys.modules[self.module]) if self.kind == "defense" else ""
         return (file or inspect.getdoc(self.build) or "").partition("\n")[0]
 

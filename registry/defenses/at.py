@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +13,9 @@ from torch.nn.functional import cross_entropy
 from benchmark.checkpoints import load_into, read_state
 from benchmark.data import Dataset
 from benchmark.defense import Defense
-from benchmark.errors import DataError
 from benchmark.registry import Level, Source, Traits, defense
 from benchmark.victim import Victim
-from registry.parts.training import Schedule, Trainer, adversarial
+from registry.parts.training import Schedule, Trainer, adversarial, file_hash
 
 
 @defense(
@@ -60,9 +58,7 @@ class At(Defense):
         """Return what training depends on: of a checkpoint its content."""
         if self.checkpoint is None:
             return {n: getattr(self, n) for n in ("eps", "steps", "epochs", "rate")}
-        if not self.checkpoint.is_file():
-            raise DataError(f"checkpoint '{self.checkpoint}' does not exist")
-        return {"checkpoint": hashlib.sha256(self.checkpoint.read_bytes()).hexdigest()}
+        return {"checkpoint": file_hash(self.checkpoint)}
 
     def fit(self, victim: Victim, data: Dataset) -> Iterator[float]:
         """Train the victim, or load the checkpoint."""

@@ -1,15 +1,18 @@
-"""What defenses that train a victim share: batches, steps, adversarial images."""
+"""What defenses that train share: batches, steps, adversarial images, what a recipe names."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
 
 from benchmark.data import Dataset, Split
+from benchmark.errors import DataError
 from benchmark.machine import settle
 from benchmark.victim import Victim
 
@@ -35,10 +38,10 @@ class Schedule:
 
 
 class Trainer:
-    """Trains all weights of a victim by SGD.
+    """Trains all weights of a victim by SGD, or those of another network by Adam.
 
     Args:
-        victim: The victim, changed in place.
+        victim: The victim, changed in place unless a network is given.
         data: Split `train` of it is used.
         schedule: How long and how fast.
         statistics: Normalise by the batch and learn its statistics (and drop out, where the network
@@ -56,6 +59,7 @@ class Trainer:
         *,
         statistics: bool = False,
         beside: Sequence[Tensor] = (),
+        network: nn.Module | None = None,
     ) -> None:
         settle()
         victim.train(statistics)
@@ -63,14 +67,15 @@ class Trainer:
         samples = data.take(Split.TRAIN, len(data.splits[Split.TRAIN]))
         self._images, self._labels = samples.images.to(victim.mean.dtype), samples.labels
         self.noise = torch.Generator().manual_seed(schedule.seed)
-        weights = [p.requires_grad_() for p in victim.network.parameters()]
-        others = [value.requires_grad_() for value in beside]
-        self._trained = [*weights, *others]
-        self._optimizer = torch.optim.SGD(
-            weights, schedule.rate, momentum=_MOMENTUM, weight_decay=_DECAY
-        )
-        if others:
-            self._optimizer.add_param_group({"params": others, "weight_decay": 0.0})
+        self._optimizer: torch.optim.Optimizer
+        if network is None:
+            weights: list[Tensor] = [p.requires_grad_() for p in victim.network.parameters()]
+            others = [value.requires_grad_() for value in beside]
+            self._optimizer = _sgd(weights, others, schedule.rate)
+            self._trained = [*weights, *others]
+        else:
+            self._trained = [p for p in network.parameters() if p.requires_grad]
+            self._optimizer = torch.optim.Adam(self._trained, schedule.rate)
         steps = max(1, schedule.epochs * -(-len(self._images) // schedule.batch))
         self._rates = torch.optim.lr_scheduler.OneCycleLR(
             self._optimizer, schedule.rate, total_steps=steps + 1, pct_start=0.2
@@ -115,6 +120,13 @@ class Trainer:
         return images
 
 
+def _sgd(weights: list[Tensor], others: list[Tensor], rate: float) -> torch.optim.Optimizer:
+    optimizer = torch.optim.SGD(weights, rate, momentum=_MOMENTUM, weight_decay=_DECAY)
+    if others:
+        optimizer.add_param_group({"params": others, "weight_decay": 0.0})
+    return optimizer
+
+
 def adversarial(
     victim: Callable[[Tensor], Tensor],
     images: Tensor,
@@ -146,3 +158,17 @@ def adversarial(
         moved = (moved.detach() + length * slope.sign() - images).clamp(-eps, eps) + images
         moved = moved.clamp(0.0, 1.0)
     return moved.detach()
+
+
+def file_hash(path: Path) -> str:
+    """Hash a checkpoint, so that a recipe depends on its content and not on its name.
+
+    Returns:
+        The SHA-256 of the file, in hexadecimal digits.
+
+    Raises:
+        DataError: If there is no such file.
+    """
+    if not path.is_file():
+        raise DataError(f"checkpoint '{path}' does not exist")
+    return hashlib.sha256(path.read_bytes()).hexdigest()
