@@ -207,14 +207,14 @@ FAULTS = {
     ),
     "attack-noise-by-defense": Fault(
         "benchmark/tasks/attack.py",
-        'names = ("attack", self._cell.seed,',
-        'names = ("attack", self._cell.defense.name, self._cell.seed,',
+        "attack_streams(self._cell.attack, self._cell.seed,",
+        "attack_streams(self._cell.defense, self._cell.seed,",
         (ENGINE,),
     ),
     "attack-noise-without-seed": Fault(
         "benchmark/tasks/attack.py",
-        'names = ("attack", self._cell.seed,',
-        'names = ("attack",',
+        "attack_streams(self._cell.attack, self._cell.seed,",
+        "attack_streams(self._cell.attack, 0,",
         (ENGINE,),
     ),
     "verification-from-counted-stream": Fault(
@@ -297,8 +297,8 @@ FAULTS = {
     ),
     "key-forgets-the-seed": Fault(
         "benchmark/spec.py",
-        '            "seed": self.seed,\n',
-        "",
+        '"images": self.images,\n            "seed": self.seed,\n',
+        '"images": self.images,\n',
         (ENGINE,),
     ),
     "hash-in-key": Fault(
@@ -308,24 +308,24 @@ FAULTS = {
         (ENGINE,),
     ),
     "key-forgets-the-company": Fault(
-        "benchmark/plan.py",
+        "benchmark/muster.py",
         "if defense.traits.coupled:",
         "if defense.traits.stateful:",
         (f"{ENGINE}::test_a_coupled_defense_has_the_shard_size_in_its_key_and_no_other_has",),
     ),
     "key-forgets-the-code-of-others": Fault(
-        "benchmark/catalogue.py",
+        "benchmark/entry.py",
         "return record if self.entry.builtin else",
         "return record if self.entry else",
         (f"{ENGINE}::test_an_edited_plug_in_has_another_key",),
     ),
     "half-written-file": Fault(
-        "benchmark/store.py",
-        "                file.write(data)\n                file.flush()\n"
-        "                os.fsync(file.fileno())\n"
-        "            Path(name).chmod(0o644)\n            Path(name).replace(path)\n",
-        "                path.write_bytes(data[:9])\n                os.fsync(file.fileno())\n"
-        "                path.write_bytes(data)\n            Path(name).unlink()\n",
+        "benchmark/files.py",
+        "            file.write(data)\n            file.flush()\n"
+        "            os.fsync(file.fileno())\n"
+        "        Path(name).chmod(0o644)\n        Path(name).replace(path)\n",
+        "            path.write_bytes(data[:9])\n            os.fsync(file.fileno())\n"
+        "            path.write_bytes(data)\n        Path(name).unlink()\n",
         STORE,
     ),
     "name-taken-twice": Fault(
@@ -333,6 +333,108 @@ FAULTS = {
         "if name in self._entries:\n            first",
         "if name in ():\n            first",
         ("tests/test_names.py",),
+    ),
+    "bisects-the-wrong-half": Fault(
+        "benchmark/calibration.py",
+        "if middle.drop < target else (low, middle.strength)",
+        "if middle.drop > target else (low, middle.strength)",
+        ("tests/test_calibration.py",),
+    ),
+    "drop-with-the-wrong-sign": Fault(
+        "benchmark/tasks/look.py",
+        "lost = _share_right(stand, zero, images, labels, draws) - right",
+        "lost = right - _share_right(stand, zero, images, labels, draws)",
+        (
+            "tests/test_look.py::test_a_noisy_defense_is_looked_at_several_times_and_paired_with_"
+            "itself_without_noise",
+        ),
+    ),
+    "stack-hides-noise": Fault(
+        "benchmark/stack.py",
+        "randomised=any(t.randomised for t in each),",
+        "randomised=all(t.randomised for t in each),",
+        ("tests/test_stack.py",),
+    ),
+    "recipe-not-in-the-key": Fault(
+        "benchmark/fitting.py",
+        '"recipe": dict(defense.recipe())',
+        '"recipe": {}',
+        ("tests/test_fitting.py",),
+    ),
+    "trains-the-victim-itself": Fault(
+        "benchmark/fitting.py",
+        "    victim = copy.deepcopy(victim)\n    with torch.random",
+        "    with torch.random",
+        ("tests/test_fitting.py",),
+    ),
+    "every-label-attack-is-ahead": Fault(
+        "benchmark/flags.py",
+        ".pvalue >= _CHANCE",
+        ".pvalue > 1",
+        (
+            "tests/test_match_drop.py::test_a_label_attack_that_breaks_other_images_only_by_chance_"
+            "is_not",
+        ),
+    ),
+    "distance-with-the-common-offset": Fault(
+        "benchmark/closeness.py",
+        "    return logits - logits.mean(1, keepdim=True)",
+        "    return logits",
+        ("tests/test_look.py::test_distances_are_what_their_names_say",),
+    ),
+    "input-site-taken-for-output": Fault(
+        "benchmark/sites.py",
+        "return module.register_forward_pre_hook(before)",
+        "return module.register_forward_hook(after)",
+        ("tests/test_feature.py",),
+    ),
+    "aaa-margin-not-mirrored": Fault(
+        "registry/parts/aaa.py",
+        "return tau * (cell + 0.5 - alpha * (place - 0.5))",
+        "return tau * (cell + 0.5 + alpha * (place - 0.5))",
+        ("tests/test_aaa.py",),
+    ),
+    "ties-lose-the-label": Fault(
+        "registry/parts/margins.py",
+        "return logits.scatter(1, labels, torch.maximum(logits.gather(1, labels), least))",
+        "return logits",
+        ("tests/test_rounding.py",),
+    ),
+    "dent-means-over-the-call": Fault(
+        "registry/defenses/dent.py",
+        "return entropies.mean() if self.traits.coupled else entropies.sum()",
+        "return entropies.mean()",
+        ("tests/test_dent.py",),
+    ),
+    "mixup-draws-the-predicted-class": Fault(
+        "registry/defenses/mixup_inference.py",
+        "chosen = turn + (known[:, None] & (turn >= place[:, None]))",
+        "chosen = turn",
+        ("tests/test_mixup_inference.py",),
+    ),
+    "pni-shares-its-weights": Fault(
+        "registry/defenses/pni.py",
+        "weights = self._perturbed(victim, context.rows[part], context)",
+        "weights = self._perturbed(victim, context.rows[:1].expand(len(part)), context)",
+        ("tests/test_pni.py",),
+    ),
+    "mean-loss-for-loss-of-the-mean": Fault(
+        "registry/defenses/rnd_gf.py",
+        "return (math.log(len(logits)) - every.logsumexp(0)).mean()",
+        "return -every.mean() + 0 * math.log(2)",
+        ("tests/test_training.py::test_the_loss_of_the_mean_softmax_is_at_most_the_mean_loss",),
+    ),
+    "blacklight-forgets": Fault(
+        "registry/defenses/blacklight.py",
+        "self._history.add(rows, digests, answers)",
+        "self._history.add(rows, digests.flip(1), answers)",
+        ("tests/test_blacklight.py",),
+    ),
+    "purify-forward-noise-too-small": Fault(
+        "registry/parts/diffusion.py",
+        "decay = times * (_FIRST + (_LAST - _FIRST) / 2 * times)",
+        "decay = times * (_FIRST + (_LAST - _FIRST) / 4 * times)",
+        ("tests/test_purify.py",),
     ),
 }
 
