@@ -424,10 +424,10 @@ FAULTS = {
         "return -every.mean() + 0 * math.log(2)",
         ("tests/test_training.py::test_the_loss_of_the_mean_softmax_is_at_most_the_mean_loss",),
     ),
-    "blacklight-forgets": Fault(
+    "blacklight-half-asleep": Fault(
         "registry/defenses/blacklight.py",
-        "self._history.add(rows, digests, answers)",
-        "self._history.add(rows, digests.flip(1), answers)",
+        "near = shared.double() / sizes >= self.threshold",
+        "near = shared.double() / sizes >= 2 * self.threshold",
         ("tests/test_blacklight.py",),
     ),
     "purify-forward-noise-too-small": Fault(
