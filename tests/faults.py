@@ -461,7 +461,17 @@ def plant(folder: Path, fault: Fault) -> None:
 
 def check(folder: Path, tests: list[str]) -> tuple[int, str]:
     """Run tests on a copy; return pytest's exit code and what it printed."""
-    command = [sys.executable, "-m", "pytest", "-x", "-rf", "--tb=short", "-p", "no:cacheprovider"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-x",
+        "-rf",
+        "--tb=short",
+        "-n0",
+        "-p",
+        "no:cacheprovider",
+    ]
     env = {
         **os.environ,
         "PYTHONPATH": str(folder),

@@ -1,4 +1,4 @@
-"""Speed of the parts: `pytest tests/bench --benchmark-enable`; a plain run only tries them.
+"""Speed of the parts: `pytest tests/bench --benchmark-enable -n0`; a plain run only tries them.
 
 No time is asserted: machines differ. What was measured stands in docs/performance.md.
 """
