@@ -37,8 +37,11 @@ def draw_strengths(found: Sequence[Calibration], path: Path) -> None:
             errors = [100 * point.error for point in points]
             name = f"{one.defense} ({one.defense.knob})"
             axes.errorbar(strengths, drops, errors, marker=".", lw=1, capsize=2, label=name)
-        for target in sorted({match.target for one in curves for match in one.matches}):
-            axes.axhline(100 * target, color="0.6", lw=0.8, ls=":")
+        targets = sorted({100 * match.target for one in curves for match in one.matches})
+        for target in targets:
+            axes.axhline(target, color="0.6", lw=0.8, ls=":")
+        if targets:  # what costs far more than was asked would flatten the rest
+            axes.set_ylim(-targets[0], min(3 * targets[-1], axes.get_ylim()[1]))
         axes.set_xscale("log")
         axes.set_xlabel("strength")
         axes.set_ylabel("clean accuracy lost, points")
