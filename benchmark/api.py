@@ -19,7 +19,7 @@ from rich.console import Console
 from benchmark.config import load_config
 from benchmark.display import Progress, training
 from benchmark.errors import BenchError, SpecError
-from benchmark.matching import Calibration
+from benchmark.matching import Calibration, borrowed
 from benchmark.muster import muster, subject_parts
 from benchmark.outcome import keep
 from benchmark.plan import plan
@@ -108,6 +108,7 @@ def execute_request(
     for one in planned.calibrations:
         keep(one, shards[0].cell.dataset, shards[0].cell.model, request.seed, store)
         _warn(one.doubts(), console)
+    _warn(borrowed(planned.calibrations), console)
     todo, looks, damage = missing(shards, planned.looks, store)
     _warn(damage, console)
     if len(todo) < len(shards):
@@ -161,5 +162,6 @@ def find_strengths(
     for one in found.calibrations:
         keep(one, dataset, model, request.seed, store)
         _warn(one.doubts(), console)
+    _warn(borrowed(found.calibrations), console)
     rebuild(store)
     return found.calibrations

@@ -66,7 +66,7 @@ class Curve:
 
     def at(self, strength: float) -> Point:
         """Measure a strength, rounded to three digits."""
-        strength = rounded(min(strength, self.limit))
+        strength = min(rounded(strength), self.limit)  # rounding may pass the limit
         if strength not in self.known:
             self.known[strength] = self.measure(strength)
         return self.known[strength]

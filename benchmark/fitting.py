@@ -15,9 +15,9 @@ from benchmark.checkpoints import fingerprint
 from benchmark.data import Dataset
 from benchmark.defense import Defense
 from benchmark.entry import Choice
-from benchmark.errors import StoreError
+from benchmark.errors import DataError, StoreError
 from benchmark.files import place
-from benchmark.spec import digest
+from benchmark.spec import Part, digest
 from benchmark.stack import DefenseChoice
 from benchmark.victim import Victim
 
@@ -48,6 +48,18 @@ def attach(
             victim = _trained(one, member, victim, data, cache, told)
         member.prepare(victim, data)
     return defense, victim
+
+
+def attach_part(part: Part, victim: Victim, data: Dataset, cache: Path) -> tuple[Defense, Victim]:
+    """Attach the defense of a piece of work, and check that it is trained as its key says.
+
+    Raises:
+        DataError: If the trained weights are not those of the plan.
+    """
+    defense, behind = attach(DefenseChoice.parse(part.text), victim, data, cache)
+    if part.record.get("trained", behind.fingerprint) != behind.fingerprint:
+        raise DataError("trained weights changed while the run was going: start it again")
+    return defense, behind
 
 
 def train(

@@ -12,7 +12,7 @@ from benchmark.checkpoints import fingerprint
 from benchmark.config import Config
 from benchmark.data import DataRequest, Dataset, Split
 from benchmark.errors import DataError, SpecError, VictimError
-from benchmark.spec import Cell
+from benchmark.spec import Cell, Look
 from benchmark.victim import ModelRequest, Victim
 
 
@@ -65,28 +65,28 @@ def forget() -> None:
     load_victim.cache_clear()
 
 
-def load_cell(cell: Cell, config: Config, device: str) -> tuple[Dataset, Victim]:
-    """Load data set and victim of a cell and check that they are what its key says.
+def load_for(work: Cell | Look, config: Config, device: str) -> tuple[Dataset, Victim]:
+    """Load data set and victim of a piece of work and check that they are what its key says.
 
     Raises:
         DataError: If the files changed after the run was planned.
     """
-    dataset, victim = _load(cell, config, device)
-    if not _matches(cell, dataset, victim):
+    dataset, victim = _load(work, config, device)
+    if not _matches(work, dataset, victim):
         forget()  # a worker that outlived an earlier run remembers what was there then
-        dataset, victim = _load(cell, config, device)
-    if not _matches(cell, dataset, victim):
+        dataset, victim = _load(work, config, device)
+    if not _matches(work, dataset, victim):
         raise DataError("data or weights changed while the run was going: start it again")
     return dataset, victim
 
 
-def _load(cell: Cell, config: Config, device: str) -> tuple[Dataset, Victim]:
-    dataset = load_dataset(cell.dataset.text, config)
-    return dataset, load_victim(cell.model.text, cell.dataset.text, config, device)
+def _load(work: Cell | Look, config: Config, device: str) -> tuple[Dataset, Victim]:
+    dataset = load_dataset(work.dataset.text, config)
+    return dataset, load_victim(work.model.text, work.dataset.text, config, device)
 
 
-def _matches(cell: Cell, dataset: Dataset, victim: Victim) -> bool:
-    wanted = cell.dataset.record["fingerprint"], cell.model.record["fingerprint"]
+def _matches(work: Cell | Look, dataset: Dataset, victim: Victim) -> bool:
+    wanted = work.dataset.record["fingerprint"], work.model.record["fingerprint"]
     return wanted == (dataset.fingerprint, victim.fingerprint)
 
 

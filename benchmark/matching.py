@@ -91,6 +91,13 @@ class Calibration:
         return lines
 
 
+def borrowed(calibrations: Sequence[Calibration]) -> list[str]:
+    """Say, in a line, that strengths were not set on split `calibrate`, if so."""
+    if any(one.matches and one.split is not Split.CALIBRATE for one in calibrations):
+        return ["the victim knows split 'calibrate': clean images of split 'eval' set strengths"]
+    return []
+
+
 class _Looks(NamedTuple):
     samples: Samples
     dataset: Dataset

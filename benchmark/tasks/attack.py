@@ -16,15 +16,13 @@ from benchmark.catalogue import ATTACKS
 from benchmark.data import Dataset, Samples, Split
 from benchmark.defended import Defended
 from benchmark.drive import play
-from benchmark.errors import DataError
 from benchmark.facts import AttackFacts
-from benchmark.fitting import attach
-from benchmark.loading import load_cell
+from benchmark.fitting import attach_part
+from benchmark.loading import load_for
 from benchmark.oracle import Oracle, Terms
 from benchmark.protocol import Protocol
 from benchmark.rng import RowRng
 from benchmark.spec import Cell, Shard
-from benchmark.stack import DefenseChoice
 from benchmark.streams import attack_streams, defense_streams
 from benchmark.surroundings import Surroundings
 from benchmark.tally import Tally
@@ -78,11 +76,8 @@ def run_shards(shards: Sequence[Shard], surroundings: Surroundings) -> list[Shar
     began = time.perf_counter()
     surroundings.load_plugins()
     cell, config, device = shards[0].cell, surroundings.config, torch.device(surroundings.device)
-    dataset, bare = load_cell(cell, config, surroundings.device)
-    choice = DefenseChoice.parse(cell.defense.text)
-    defense, victim = attach(choice, bare, dataset, config.cache_folder)
-    if cell.defense.record.get("trained", victim.fingerprint) != victim.fingerprint:
-        raise DataError("trained weights changed while the run was going: start it again")
+    dataset, bare = load_for(cell, config, surroundings.device)
+    defense, victim = attach_part(cell.defense, bare, dataset, config.cache_folder)
     samples = dataset.take(Split.EVAL, shards[0].count, shards[0].first)
     batch = surroundings.batch_for(samples.images[0].numel())
 

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmark.audit import clean_hits
 from benchmark.closeness import calibration_error, closeness
 from benchmark.data import Samples, Split
 from benchmark.defended import Defended
 from benchmark.defense import Defense
-from benchmark.errors import DataError
-from benchmark.fitting import attach
-from benchmark.loading import load_dataset, load_victim
+from benchmark.fitting import attach, attach_part
+from benchmark.loading import load_for
 from benchmark.rng import RowRng
 from benchmark.spec import Look
 from benchmark.stack import DefenseChoice, undefended
@@ -66,7 +66,8 @@ def run_look(look: Look, surroundings: Surroundings) -> dict[str, Any]:
     rng, defended = stand.streams("look"), stand.defended.fresh()
     answers = torch.stack([defended.answer(images, rows, rng) for _ in range(draws)])
     right = (answers.argmax(2) == labels).double().mean(0)
-    lost = _share_right(stand, zero, images, labels, draws) - right
+    base = clean_hits(zero, images, labels, draws, stand.streams("look")).double() / draws
+    lost = base - right
     traits = stand.defended.defense.traits
     measured = {
         "draws": draws,
@@ -88,29 +89,15 @@ def run_look(look: Look, surroundings: Surroundings) -> dict[str, Any]:
 def _stand(look: Look, surroundings: Surroundings) -> tuple[_Stand, Defended]:
     """Put the defense in place; also the same at strength zero, from where drops are counted."""
     config, device = surroundings.config, torch.device(surroundings.device)
-    dataset = load_dataset(look.dataset.text, config)
-    victim = load_victim(look.model.text, look.dataset.text, config, surroundings.device)
-    fingerprints = look.dataset.record["fingerprint"], look.model.record["fingerprint"]
-    if fingerprints != (dataset.fingerprint, victim.fingerprint):
-        raise DataError("data or weights changed while the run was going: start it again")
+    dataset, bare = load_for(look, config, surroundings.device)
     samples = dataset.take(Split.EVAL, look.images)
     batch = surroundings.batch_for(samples.images[0].numel())
-    choice = DefenseChoice.parse(look.defense.text)
-    zero = choice.at(0.0) if choice.knob else undefended()
-    made = []
-    for one in (choice, undefended(), zero):
-        defense, behind = attach(one, victim, dataset, config.cache_folder)
-        made.append(Defended(behind, defense, batch, look.defense.record.get("company")))
-    return _Stand(look, made[0], made[1], samples, device), made[2]
-
-
-def _share_right(
-    stand: _Stand, zero: Defended, images: Tensor, labels: Tensor, draws: int
-) -> Tensor:
-    """Share of right answers to each image at strength zero, (n,)."""
-    rows, rng = torch.arange(len(images), device=stand.device), stand.streams("look")
-    each = [zero.answer(images, rows, rng).argmax(1) == labels for _ in range(draws)]
-    return torch.stack(each).double().mean(0)
+    choice, company = DefenseChoice.parse(look.defense.text), look.defense.record.get("company")
+    placed = [attach_part(look.defense, bare, dataset, config.cache_folder)]
+    for one in (undefended(), choice.at(0.0) if choice.knob else undefended()):
+        placed.append(attach(one, bare, dataset, config.cache_folder))
+    defended, plain, zero = (Defended(v, defense, batch, company) for defense, v in placed)
+    return _Stand(look, defended, plain, samples, device), zero
 
 
 def _parameters(victim: Victim, defense: Defense) -> int:
