@@ -32,6 +32,13 @@ _UsageError: type[BaseException] = typer.BadParameter.__mro__[2]
 Plugins = Annotated[
     list[Path] | None, typer.Option("--plugin", help="File with entries of your own; repeatable.")
 ]
+DatasetName = Annotated[str | None, typer.Option("--dataset", help="Data set. [default: mnist]")]
+ModelName = Annotated[str | None, typer.Option("--model", help="Victim. [default: the data set's]")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")]
+Batch = Annotated[int | None, typer.Option(min=1, help="Images in a forward pass.")]
+Jobs = Annotated[
+    int | None, typer.Option(min=1, help="Processes of one thread. [default: one a core]")
+]
 Out = Annotated[Path, typer.Option(help="Folder of results.")]
 DataRoot = Annotated[Path | None, typer.Option(help="Folder of data sets.")]
 WeightsRoot = Annotated[Path | None, typer.Option(help="Folder of weights.")]
@@ -59,8 +66,8 @@ def run(
     *,
     attacks: Annotated[str | None, typer.Option(help="For example square,nes[pairs=10].")] = None,
     defenses: Annotated[str | None, typer.Option(help="For example unig,rnd[sigma=0.05].")] = None,
-    dataset: Annotated[str | None, typer.Option(help="Data set. [default: mnist]")] = None,
-    model: Annotated[str | None, typer.Option(help="Victim. [default: the data set's]")] = None,
+    dataset: DatasetName = None,
+    model: ModelName = None,
     images: Annotated[int | None, typer.Option(help="Images to attack. [default: 200]")] = None,
     queries: Annotated[int | None, typer.Option(help="Budget per image. [default: 300]")] = None,
     budgets: Annotated[str | None, typer.Option(help="Checkpoints, for example 50,100.")] = None,
@@ -88,11 +95,9 @@ def run(
     votes: Annotated[int | None, typer.Option(help="Answers that verify a hit, odd.")] = None,
     draws: Annotated[int | None, typer.Option(help="Answers averaged for S3.")] = None,
     shard: Annotated[int | None, typer.Option(help="Images in a shard. [default: 100]")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
-    batch: Annotated[int | None, typer.Option(min=1, help="Images in a forward pass.")] = None,
-    jobs: Annotated[
-        int | None, typer.Option(min=1, help="Processes of one thread. [default: one a core]")
-    ] = None,
+    device: Device = "cpu",
+    batch: Batch = None,
+    jobs: Jobs = None,
     out: Out = api.RESULTS,
     data_root: DataRoot = None,
     weights_root: WeightsRoot = None,
@@ -142,13 +147,13 @@ def calibrate(
     *,
     defenses: Annotated[str, typer.Option(help="For example unig,at+rnd.")],
     match_drop: Annotated[str, typer.Option(help="Points of clean accuracy to lose.")] = "1,2,4",
-    dataset: Annotated[str | None, typer.Option(help="Data set. [default: mnist]")] = None,
-    model: Annotated[str | None, typer.Option(help="Victim. [default: the data set's]")] = None,
+    dataset: DatasetName = None,
+    model: ModelName = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the noise. [default: 0]")] = None,
     shard: Annotated[int | None, typer.Option(help="Images that coupled defenses see.")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
-    batch: Annotated[int | None, typer.Option(min=1, help="Images in a forward pass.")] = None,
-    jobs: Annotated[int | None, typer.Option(min=1, help="Processes of one thread.")] = None,
+    device: Device = "cpu",
+    batch: Batch = None,
+    jobs: Jobs = None,
     out: Out = api.RESULTS,
     data_root: DataRoot = None,
     weights_root: WeightsRoot = None,
