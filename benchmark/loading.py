@@ -6,6 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from benchmark.catalogue import DATASETS, MODELS
 from benchmark.checkpoints import fingerprint
@@ -49,13 +50,23 @@ def load_victim(text: str, data_text: str, config: Config, device: str) -> Victi
         )
     victim = victim.to(device)
     with torch.no_grad():
-        logits = victim(image.to(device))
+        logits = _laid_out(victim, image)(image.to(device))
     if logits.shape != (1, dataset.num_classes):
         raise VictimError(
             f"model '{text}' answers one image with shape {tuple(logits.shape)}, "
             f"expected {(1, dataset.num_classes)}"
         )
     victim.fingerprint = fingerprint(victim)
+    return victim
+
+
+def _laid_out(victim: Victim, image: Tensor) -> Victim:
+    """Lay weights out with channels last on a CPU, which is faster, unless the network objects."""
+    if victim.mean.device.type == "cpu":
+        try:
+            victim.to(memory_format=torch.channels_last)(image)
+        except RuntimeError:  # it views what then is not contiguous
+            victim.to(memory_format=torch.contiguous_format)
     return victim
 
 

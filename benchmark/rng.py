@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmark import philox
@@ -29,14 +30,15 @@ class RowRng:
 
     A draw advances the streams of the rows it names and no other, so what a row gets depends
     on its own history alone. Integers come from numpy's SFC64 and are equal on every device.
-    Normals come from SFC64 on a CPU and from Philox on a GPU: same law, other numbers.
+    Normals come from SFC64 on a CPU and from Philox on a GPU, both by Box-Muller from 24-bit
+    fractions (so none is beyond 5.8): same law, other numbers.
     """
 
     def __init__(self, seeds: Sequence[int], device: torch.device | str = "cpu") -> None:
         self.device = torch.device(device)
         # The first half of a seed opens the stream of integers, the second that of normals.
         self._words = [np.random.SFC64(seed & _LOW) for seed in seeds]
-        self._normals = [np.random.Generator(np.random.SFC64(seed >> 64)) for seed in seeds]
+        self._bulk = [np.random.Generator(np.random.SFC64(seed >> 64)) for seed in seeds]
         halves = [(seed >> 64 & _LOW >> 32, seed >> 96) for seed in seeds]
         self._keys = torch.tensor(halves, dtype=torch.int64, device=self.device).view(-1, 2)
         self._drawn = torch.zeros(len(seeds), dtype=torch.int64, device=self.device)
@@ -71,32 +73,43 @@ class RowRng:
 
         A row may be named several times: it draws once for each, in that order.
         """
-        return self._bulk("standard_normal", philox.normals, rows, shape)
+        count = math.prod(shape)
+        if self.device.type != "cpu":
+            return self._counted(philox.normals, rows, count).view(len(rows), *shape)
+        half = -(-count // 2)
+        fractions = self._fractions(rows, 2 * half)
+        # numpy, because what it answers for a number does not depend on the numbers beside it.
+        radius = np.sqrt(np.float32(-2) * np.log(np.float32(1) - fractions[:, :half]))
+        turn = np.float32(2 * math.pi) * fractions[:, half:]
+        parts = [radius * np.cos(turn), radius * np.sin(turn)]
+        return torch.from_numpy(np.concatenate(parts, 1)[:, :count]).view(len(rows), *shape)
 
     def cube(self, rows: Tensor, shape: tuple[int, ...]) -> Tensor:
         """Draw uniformly from [-1, 1], (n, *shape), float32, from the streams of normals.
 
         A row may be named several times, as for `normal`.
         """
-        return self._bulk("random", philox.uniforms, rows, shape).mul_(2).sub_(1)
-
-    def _bulk(
-        self,
-        method: str,
-        counted: Callable[[Tensor, Tensor, int], Tensor],
-        rows: Tensor,
-        shape: tuple[int, ...],
-    ) -> Tensor:
-        """Fill one row after the other on a CPU, all at once by counting on a GPU."""
         count = math.prod(shape)
         if self.device.type != "cpu":
-            draws = self._drawn[rows] + occurrence(rows)
-            self._drawn.index_add_(0, rows, torch.ones_like(rows))
-            return counted(self._keys[rows], draws, count).view(len(rows), *shape)
+            fractions = self._counted(philox.uniforms, rows, count)
+        else:
+            fractions = torch.from_numpy(self._fractions(rows, count))
+        return fractions.mul_(2).sub_(1).view(len(rows), *shape)
+
+    def _counted(
+        self, draw: Callable[[Tensor, Tensor, int], Tensor], rows: Tensor, count: int
+    ) -> Tensor:
+        """Draw for all rows at once by counting, (n, count)."""
+        draws = self._drawn[rows] + occurrence(rows)
+        self._drawn.index_add_(0, rows, torch.ones_like(rows))
+        return draw(self._keys[rows], draws, count)
+
+    def _fractions(self, rows: Tensor, count: int) -> NDArray[np.float32]:
+        """Draw uniformly from [0, 1) for one row after the other, (n, count)."""
         out = np.empty((len(rows), count), dtype=np.float32)
         for row, values in zip(rows.tolist(), out, strict=True):
-            getattr(self._normals[row], method)(dtype=np.float32, out=values)
-        return torch.from_numpy(out).view(len(rows), *shape)
+            self._bulk[row].random(dtype=np.float32, out=values)
+        return out
 
     def _draw(self, rows: Tensor, count: int) -> Tensor:
         if count > _BLOCK:

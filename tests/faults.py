@@ -9,20 +9,35 @@ fault must fail with a failed assertion, and pass on the copy without a fault.
 
 from __future__ import annotations
 
+import io
+import multiprocessing
 import os
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
-import joblib
+import pytest
 from tabulate import tabulate
 
 ROOT = Path(__file__).resolve().parents[1]
+# Imported before pytest could rewrite their assertions, which are not ours.
+IMPORTED = ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
+SLOW = [
+    "hypothesis",
+    "pandas",
+    "pyarrow",
+    "pydantic",
+    "scipy.stats",
+    "timm",
+    "torch",
+    "torchvision",
+]
 COPIED = ("benchmark", "registry", "tests")
 # The copy must be what is tested; an assertion here ends pytest with another code than 1.
 GUARD = """
@@ -459,38 +474,25 @@ def plant(folder: Path, fault: Fault) -> None:
     path.write_text(text.replace(fault.old, fault.new), encoding="utf-8")
 
 
-def check(folder: Path, tests: list[str]) -> tuple[int, str]:
-    """Run tests on a copy; return pytest's exit code and what it printed."""
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-x",
-        "-rf",
-        "--tb=short",
-        "-n0",
-        "-p",
-        "no:cacheprovider",
-    ]
-    env = {
-        **os.environ,
-        "PYTHONPATH": str(folder),
-        "COLUMNS": "500",
-        "PYTHONDONTWRITEBYTECODE": "1",
-    }
-    done = subprocess.run(
-        [*command, *tests], check=False, cwd=folder, env=env, capture_output=True, text=True
-    )
-    return done.returncode, done.stdout + done.stderr
+def check(folder: Path, tests: list[str], *more: str) -> tuple[int, str]:
+    """Run tests on a copy, in this process; return pytest's exit code and what it printed."""
+    os.chdir(folder)
+    sys.path.insert(0, str(folder))
+    os.environ |= {"PYTHONPATH": str(folder), "COLUMNS": "500", "PYTHONDONTWRITEBYTECODE": "1"}
+    sys.dont_write_bytecode = True
+    options = ["-x", "-rf", "--tb=short", "-p", "no:cacheprovider", *IMPORTED, *more]
+    with redirect_stdout(io.StringIO()) as said, redirect_stderr(said):
+        code = pytest.main([*options, *tests])
+    return int(code), said.getvalue()
 
 
-def caught_by(fault: Fault | None, tests: list[str]) -> str:
+def caught_by(fault: Fault | None, tests: list[str], *more: str) -> str:
     """Name the test that caught a fault; empty if none did."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = copy(Path(temporary).resolve())
         if fault:
             plant(folder, fault)
-        code, said = check(folder, tests)
+        code, said = check(folder, tests, *more)
     if code == 0:
         return ""
     if code == 1 and (found := ASSERTION.search(said)):
@@ -500,7 +502,7 @@ def caught_by(fault: Fault | None, tests: list[str]) -> str:
 
 def _row(name: str, fault: Fault) -> list[str]:
     began = time.monotonic()
-    test = caught_by(fault, list(fault.tests))
+    test = caught_by(fault, list(fault.tests), "-n0")
     return [name, test or "ESCAPED", f"{time.monotonic() - began:.1f}"]
 
 
@@ -508,10 +510,13 @@ def main(names: list[str]) -> int:
     """Plant every fault asked for; 1 if one escapes."""
     chosen = {name: FAULTS[name] for name in names or FAULTS}
     wanted = sorted({test for fault in chosen.values() for test in fault.tests})
-    if caught := caught_by(None, wanted):
-        raise SystemExit(f"without any fault, {caught} fails")
-    together = joblib.Parallel(n_jobs=os.cpu_count(), prefer="threads")  # each is a process
-    rows = together(joblib.delayed(_row)(name, fault) for name, fault in chosen.items())
+    # Each run is a fork of a process that has imported what is slow to import, and nothing of ours.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(SLOW)
+    with ProcessPoolExecutor(os.cpu_count(), context, max_tasks_per_child=1) as pool:
+        if caught := pool.submit(caught_by, None, wanted, "-nauto").result():
+            raise SystemExit(f"without any fault, {caught} fails")
+        rows = list(pool.map(_row, chosen, chosen.values()))
     escaped = sum(row[1] == "ESCAPED" for row in rows)
     print(tabulate(rows, headers=["fault", "caught by", "seconds"]))
     print(f"{len(rows) - escaped} of {len(rows)} caught")

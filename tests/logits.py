@@ -10,7 +10,7 @@ from benchmark.data import Split
 from benchmark.defended import Defended
 from benchmark.fitting import attach
 from benchmark.loading import load_dataset, load_victim
-from benchmark.rng import RowRng
+from benchmark.rng import RowRng, seed_from
 from benchmark.stack import DefenseChoice
 
 
@@ -45,7 +45,9 @@ def digits_accuracy(name: str, count: int = 300) -> tuple[float, float]:
     samples = data.take(Split.EVAL, count)
     defense, _ = attach(DefenseChoice.parse(name), victim, data, Config().cache_folder)
     rows = torch.arange(count)
-    answers = Defended(victim, defense, 64).answer(samples.images, rows, RowRng(range(count)))
+    answers = Defended(victim, defense, 64).answer(
+        samples.images, rows, RowRng([seed_from(row) for row in range(count)])
+    )
     with torch.no_grad():
         bare = victim(samples.images).argmax(1)
     labels = answers.argmax(1)

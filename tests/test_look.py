@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmark.catalogue import DEFENSES
 from benchmark.closeness import calibration_error, closeness
 from benchmark.config import Config
 from benchmark.flags import flags_of_look
@@ -81,6 +82,17 @@ def test_a_stack_counts_its_drop_from_where_its_knob_is_zero(tmp_path):
     found = look("rnd[sigma=0.3]+unig[delta=0.001]", tmp_path)["measured"]
     assert abs(found["drop"]) < 0.02
     assert found["clean_accuracy"] < look("none", tmp_path)["measured"]["clean_accuracy"] - 0.02
+
+
+@pytest.mark.parametrize("name", [e.name for e in DEFENSES if not e.build().recipe()])
+def test_the_cost_of_every_defense_is_counted(name, tmp_path):
+    cost = look(name, tmp_path, images=8, votes=1)["measured"]["forward_equivalents"]
+    assert cost > 0.99
+
+
+def test_backward_passes_are_counted(tmp_path):
+    found = look("anti-adversary[steps=2]", tmp_path, images=8)["measured"]
+    assert found["forward_equivalents"] == pytest.approx(5, abs=0.5)
 
 
 def test_time_is_told_for_one_query_and_for_many(tmp_path):

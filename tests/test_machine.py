@@ -30,8 +30,7 @@ def faults():
         held = [torch.ones(2**18 * mebibytes) for _ in range(6)]
         del held
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-faults()
-print(mapped, faults())
+print(mapped, min(faults() for _ in range(6)))  # the first rounds may still grow the heap
 """
 
 

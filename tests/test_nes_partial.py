@@ -118,6 +118,6 @@ def test_the_radius_falls_and_the_target_stays(attack):
 
 
 def test_partial_information_reaches_targets_with_one_class_shown():
-    problem, answer = posed(1500, count=20)
+    problem, answer = posed(1500, count=40)
     oracle, _ = run(nes_partial, problem, answer)
-    assert float((oracle.broken_at > 0).float().mean()) > 0.25
+    assert float((oracle.broken_at > 0).float().mean()) > 0.2

@@ -41,6 +41,13 @@ def test_what_a_row_draws_depends_on_its_own_draws_alone(calls):
             assert torch.equal(values, DRAWS[kind](alone[row], torch.tensor([0]))[0])
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 17, 768, 3071, 3072])
+def test_a_normal_does_not_depend_on_how_many_are_computed_with_it(count):
+    together = RowRng(SEEDS).normal(torch.arange(6), (count,))
+    for row in range(6):
+        assert torch.equal(together[row], RowRng(SEEDS).normal(torch.tensor([row]), (count,))[0])
+
+
 @pytest.mark.parametrize("kind", sorted(DRAWS))
 def test_equal_seeds_draw_equally_and_streams_and_draws_differ(kind):
     rows = torch.arange(6)

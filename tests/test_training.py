@@ -18,7 +18,7 @@ from benchmark.defended import Defended
 from benchmark.errors import DataError
 from benchmark.fitting import attach, train
 from benchmark.loading import load_dataset, load_victim
-from benchmark.rng import RowRng
+from benchmark.rng import RowRng, seed_from
 from benchmark.stack import DefenseChoice
 from registry.defenses.at import At
 from registry.defenses.pni import Pni
@@ -134,7 +134,9 @@ def test_training_pays_on_digits(tmp_path):
 
     def right(choice):
         defense, behind = attach(DefenseChoice.parse(choice), victim, data, tmp_path)
-        answers = Defended(behind, defense, 100).answer(samples.images, rows, RowRng(range(300)))
+        answers = Defended(behind, defense, 100).answer(
+            samples.images, rows, RowRng([seed_from(row) for row in range(300)])
+        )
         return float((answers.argmax(1) == samples.labels).float().mean()), behind
 
     noisy, _ = right("rnd[sigma=0.2]")

@@ -7,11 +7,12 @@ from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from statistics import median
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.module_tracker import ModuleTracker
 
 from benchmark.audit import clean_hits
 from benchmark.closeness import calibration_error, closeness
@@ -111,10 +112,22 @@ def _forwards(stand: _Stand, images: Tensor) -> float:
     """Floating point operations of a query over those of the bare victim, backward ones too."""
     rows, spent = torch.arange(len(images), device=stand.device), []
     for one in (stand.defended.fresh(), stand.bare):
-        with FlopCounterMode(display=False) as counter:
+        counter = FlopCounterMode(display=False)
+        counter.mod_tracker = _Untracked()
+        with counter:
             one.answer(images, rows, stand.streams("count"))
         spent.append(counter.get_total_flops())
     return spent[0] / spent[1] if spent[1] else 1.0
+
+
+class _Untracked(ModuleTracker):
+    """No sums over modules: the hooks they take refuse a gradient by a module's own input."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        pass
 
 
 def _behaviour(stand: _Stand, images: Tensor) -> dict[str, float]:
