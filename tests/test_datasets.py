@@ -228,6 +228,23 @@ def test_cifar10_of_jpeg_only_or_without_training_images(tmp_path):
     assert len(cifar10(DataRequest("", tmp_path)).labels) == 20
 
 
+def test_jpeg_images_of_cifar10_train_where_they_are_asked_for(tmp_path):
+    asked = DataRequest("", tmp_path)
+    write(tmp_path / "cifar10" / "test.parquet", [noise(i) for i in TEN], TEN)
+    write(tmp_path / "cifar10" / "train-40.parquet", [noise(50)] * 40, TEN * 4)
+    refused(DataError, lambda: cifar10(asked, jpeg=True), "jpeg=true", "train*jpeg*.parquet")
+    write(tmp_path / "cifar10" / "train-jpeg.parquet", [noise(60)] * 30, TEN * 3)
+    few, many = cifar10(asked), cifar10(asked, jpeg=True)
+    for split in (Split.EVAL, Split.CALIBRATE):
+        assert list(few.splits[split]) == list(many.splits[split])
+    assert [len(data.splits[Split.TRAIN]) for data in (few, many)] == [20, 50]
+    assert list(many.splits[Split.TRAIN][:20]) == list(few.splits[Split.TRAIN])
+    last = many.take(Split.TRAIN, 50).images[20:]
+    lossy = torch.from_numpy(np.array(noise(60))).permute(2, 0, 1) / 255
+    assert bool((last == lossy).all())
+    assert few.fingerprint != many.fingerprint
+
+
 def test_cifar10_of_other_classes(tmp_path):
     file = tmp_path / "cifar10" / "test.parquet"
     write(file, [noise(0)], [10])

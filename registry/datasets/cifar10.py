@@ -27,10 +27,11 @@ _SEED = 10
 
 
 class _Pools(NamedTuple):
-    """All images, those of the test pool first."""
+    """All images: those of the test pool first, lossy ones last."""
 
     labels: Indices
     tests: int
+    lossy: int
     read: Callable[[Indices], Tensor]
     fingerprint: str
 
@@ -44,44 +45,53 @@ class _Pools(NamedTuple):
     model="resnet20",
     eps={Norm.LINF: 8 / 255, Norm.L2: 1.0},
 )
-def cifar10(request: DataRequest) -> Dataset:
+def cifar10(request: DataRequest, *, jpeg: bool = False) -> Dataset:
     """CIFAR-10, 3x32x32: test images are attacked, training images calibrate and train.
 
     Args:
         request: Its root holds `cifar10/test*.parquet` with `cifar10/train*.parquet`, or
             `cifar-10-batches-py`, directly or in `cifar10/`.
+        jpeg: The images of `cifar10/train*jpeg*.parquet` train, too, for defenses that need many;
+            without it they are used only where there are no lossless ones. Copies of images
+            that calibrate may be among them, as they are among those the victims were trained on.
 
     Raises:
-        DataError: If it holds neither, or damaged files.
+        DataError: If it holds neither, or damaged files, or no such JPEG images.
     """
-    pools = _find(request.root)
+    pools = _find(request.root, jpeg=jpeg)
     return Dataset(
         name="cifar10",
         labels=pools.labels,
         class_names=_CLASSES,
-        splits=_splits(pools.labels, pools.tests),
+        splits=_splits(pools.labels, pools.tests, pools.lossy),
         read=pools.read,
         fingerprint=pools.fingerprint,
     )
 
 
-def _splits(labels: Indices, tests: int) -> dict[Split, Indices]:
-    train = labels[tests:]
+def _splits(labels: Indices, tests: int, lossy: int = 0) -> dict[Split, Indices]:
+    whole = len(labels) - lossy
+    train = labels[tests:whole]
     calibrate = 0.5 if len(train) < 10_000 else 5_000 / len(train)
     shares = {Split.CALIBRATE: calibrate, Split.TRAIN: 1.0 - calibrate}
     splits = stratified(labels[:tests], {Split.EVAL: 1.0}, _SEED)
     rest = stratified(train, shares, _SEED)
-    return splits | {split: ids + tests for split, ids in rest.items()}
+    splits |= {split: ids + tests for split, ids in rest.items()}
+    splits[Split.TRAIN] = np.concatenate([splits[Split.TRAIN], np.arange(whole, len(labels))])
+    return splits
 
 
-def _find(root: Path | None) -> _Pools:
+def _find(root: Path | None, *, jpeg: bool) -> _Pools:
     how = "set --data-root DIR or QUERYBENCH_DATA"
     if root is None:
         raise DataError(f"data set 'cifar10' needs a data folder: {how}")
     folder = root / "cifar10"
     tests, trains = _lossless(folder, "test"), _lossless(folder, "train")
+    compressed = sorted(folder.glob("train*jpeg*.parquet")) if jpeg else []
+    if jpeg and not compressed:
+        raise DataError(f"cifar10[jpeg=true]: '{folder}/train*jpeg*.parquet' was not found")
     if tests:
-        return _from_parquet(tests, trains)
+        return _from_parquet(tests, trains, [file for file in compressed if file not in trains])
     for parent in (root, folder):
         if (parent / _BATCHES).is_dir():
             return _from_batches(parent)
@@ -96,15 +106,16 @@ def _lossless(folder: Path, start: str) -> list[Path]:
     return [file for file in files if "jpeg" not in file.name.lower()] or files
 
 
-def _from_parquet(tests: list[Path], trains: list[Path]) -> _Pools:
-    table = read_parquet([*tests, *trains])
+def _from_parquet(tests: list[Path], trains: list[Path], lossy: list[Path]) -> _Pools:
+    table = read_parquet([*tests, *trains, *lossy])
     if (table.class_names or _CLASSES) != _CLASSES or table.labels.max() >= len(_CLASSES):
         raise DataError(f"'{tests[0]}' does not have the ten classes of CIFAR-10")
 
     def read(ids: Indices) -> Tensor:
         return decode(table.pictures, ids, "RGB")
 
-    return _Pools(table.labels, sum(table.rows[: len(tests)]), read, table.fingerprint)
+    tested, whole = sum(table.rows[: len(tests)]), sum(table.rows[: len(tests) + len(trains)])
+    return _Pools(table.labels, tested, len(table.labels) - whole, read, table.fingerprint)
 
 
 def _from_batches(parent: Path) -> _Pools:
@@ -122,4 +133,4 @@ def _from_batches(parent: Path) -> _Pools:
         return torch.from_numpy(pixels[ids]).permute(0, 3, 1, 2).contiguous().float().div_(255)
 
     content = digest([labels.tobytes(), pixels.tobytes()])
-    return _Pools(labels, len(pools[0].data), read, content)
+    return _Pools(labels, len(pools[0].data), 0, read, content)
