@@ -22,11 +22,12 @@ from benchmark.errors import BenchError, SpecError
 from benchmark.matching import Calibration, borrowed
 from benchmark.muster import muster, subject_parts
 from benchmark.outcome import keep
-from benchmark.plan import plan
-from benchmark.request import Request, make_request
+from benchmark.plan import Plan, plan
+from benchmark.request import Request
 from benchmark.scheduler import Report, execute, missing
 from benchmark.spec import Shard, together
 from benchmark.store import Store
+from benchmark.suites import make_requests
 from benchmark.surroundings import Surroundings
 from benchmark.tables import Finished, rebuild
 
@@ -68,7 +69,7 @@ def run(
     surroundings: Surroundings | None = None,
     **request: Any,
 ) -> pd.DataFrame:
-    """Cross attacks with defenses; do what is missing, and return the cells of this request.
+    """Cross attacks with defenses; do what is missing, and return the cells of what was asked.
 
     Args:
         suite: Name of a suite, or None.
@@ -79,15 +80,17 @@ def run(
         **request: Fields of `benchmark.request.Request`.
 
     Returns:
-        Rows of `cells.csv` that belong to the request.
+        Rows of `cells.csv` that belong to the request, or to the suite.
 
     Raises:
         BenchError: For a mistake in the input, before anything runs.
         ShardsFailedError: If some shards failed; the others are stored.
     """
-    wanted = make_request(suite, **request)
     where = surroundings or Surroundings(load_config())
-    return execute_request(wanted, where, Path(out), jobs, Console(file=sys.stderr))
+    where.load_plugins()
+    wanted = make_requests(suite, **request)
+    tables = execute_requests(wanted, where, Path(out), jobs, Console(file=sys.stderr))
+    return pd.concat(tables, ignore_index=True)
 
 
 def _warn(lines: Sequence[str], console: Console) -> None:
@@ -95,36 +98,53 @@ def _warn(lines: Sequence[str], console: Console) -> None:
         console.print(f"warning: {line}", markup=False, highlight=False, soft_wrap=True)
 
 
-def execute_request(
-    request: Request, surroundings: Surroundings, out: Path, jobs: int | None, console: Console
-) -> pd.DataFrame:
-    """Run a checked request; see `run`."""
-    planned = plan(request, surroundings, jobs, training(console))
-    shards = planned.shards
-    for line in planned.left_out:
+def execute_requests(
+    requests: Sequence[Request],
+    surroundings: Surroundings,
+    out: Path,
+    jobs: int | None,
+    console: Console,
+) -> list[pd.DataFrame]:
+    """Run checked requests together; the cells of each. See `run`."""
+    plans = [plan(request, surroundings, jobs, training(console)) for request in requests]
+    for line in dict.fromkeys(line for one in plans for line in one.left_out):
         console.print(f"left out: {line}", markup=False, highlight=False, soft_wrap=True)
     store = Store(out)
     store.sweep()
-    for one in planned.calibrations:
-        keep(one, shards[0].cell.dataset, shards[0].cell.model, request.seed, store)
-        _warn(one.doubts(), console)
-    _warn(borrowed(planned.calibrations), console)
-    todo, looks, damage = missing(shards, planned.looks, store)
+    for request, planned in zip(requests, plans, strict=True):
+        _keep(planned, request, store, console)
+    shards = list({shard.key: shard for one in plans for shard in one.shards}.values())
+    looks = list({look.key: look for one in plans for look in one.looks}.values())
+    todo, unseen, damage = missing(shards, looks, store)
     _warn(damage, console)
     if len(todo) < len(shards):
         console.print(f"{len(shards) - len(todo)} of {len(shards)} shards are done already")
     try:
         with Progress(sum(shard.count for shard in todo), console) as progress:
-            failed = execute([*looks, *together(todo)], surroundings, store, jobs, progress)
+            failed = execute([*unseen, *together(todo)], surroundings, store, jobs, progress)
     finally:
         finished = rebuild(store)
     _warn([f"{line}; it is missing in the tables" for line in store.damaged], console)
     if failed:
         raise ShardsFailedError(failed, out)
+    _warn(_flagged(finished, shards), console)
+    return [_cells(finished, planned.shards) for planned in plans]
+
+
+def _keep(planned: Plan, request: Request, store: Store, console: Console) -> None:
+    """Store the strengths that were found, and say what is doubtful in them."""
+    cell = planned.shards[0].cell
+    for one in planned.calibrations:
+        keep(one, cell.dataset, cell.model, request.seed, store)
+        _warn(one.doubts(), console)
+    _warn(borrowed(planned.calibrations), console)
+
+
+def _cells(finished: Finished, shards: Sequence[Shard]) -> pd.DataFrame:
+    """Rows of `cells.csv` of a request, in its order."""
     wanted = {key: place for place, key in enumerate(dict.fromkeys(s.cell.key for s in shards))}
     # From these cells alone: the worst case is over the attacks that were asked for.
     mine = finished.of(wanted)
-    _warn(_flagged(finished, shards), console)
     order = mine["cell"].map(wanted).fillna(len(wanted))
     defenses = {name: place for place, name in enumerate(s.cell.defense.name for s in shards)}
     mine = mine.assign(_defense=mine["defense"].map(defenses), _place=order)

@@ -12,10 +12,11 @@ from rich.console import Console
 
 from benchmark import __version__, api, inspection
 from benchmark.config import load_config
-from benchmark.display import listing, strengths, summary
+from benchmark.display import heading, listing, strengths, summary
 from benchmark.errors import BenchError
 from benchmark.plots import draw_strengths
 from benchmark.request import make_request
+from benchmark.suites import make_requests
 from benchmark.surroundings import Surroundings
 
 app = typer.Typer(
@@ -107,7 +108,10 @@ def run(
     plugin: Plugins = None,
 ) -> None:
     """Cross attacks with defenses; what is done already is not done again."""
-    request = make_request(
+    places = load_config(data_root, weights_root, checkpoint, config, cache)
+    surroundings = Surroundings(places, tuple(plugin or ()), device, batch)
+    surroundings.load_plugins()
+    requests = make_requests(
         suite,
         attacks=attacks,
         defenses=defenses,
@@ -129,17 +133,9 @@ def run(
         draws=draws,
         shard=shard,
     )
-    places = load_config(data_root, weights_root, checkpoint, config, cache)
-    surroundings = Surroundings(places, tuple(plugin or ()), device, batch)
-    cells = api.execute_request(request, surroundings, out, jobs, Console(stderr=True))
-    first = cells.iloc[0]
-    radii = ", ".join(f"{eps:.4g}" for eps in cells["eps"].unique())
-    typer.echo(
-        f"{first['model']} on {first['dataset']}, {first['norm']} eps {radii}, "
-        f"{first['aim']}, {first['images']} images; accuracy in %, robust = verified (S2)\n"
-    )
-    typer.echo(summary(cells))
-    typer.echo(f"\nTables: {out / 'cells.csv'}, shards.csv, images.parquet")
+    for cells in api.execute_requests(requests, surroundings, out, jobs, Console(stderr=True)):
+        typer.echo(f"{heading(cells)}\n\n{summary(cells)}\n")
+    typer.echo(f"Tables: {out / 'cells.csv'}, shards.csv, images.parquet")
 
 
 @app.command()

@@ -80,6 +80,17 @@ def training(console: Console) -> Callable[[str, float], None]:
     return told
 
 
+def heading(cells: pd.DataFrame) -> str:
+    """Say in a line what the cells of a request have in common."""
+    first = cells.iloc[0]
+    radii = ", ".join(f"{eps:.4g}" for eps in cells["eps"].unique())
+    seed = f", seed {first['seed']}" if first["seed"] else ""
+    return (
+        f"{first['model']} on {first['dataset']}, {first['norm']} eps {radii}, {first['aim']}, "
+        f"{first['images']} images{seed}; accuracy in %, robust = verified (S2)"
+    )
+
+
 def summary(cells: pd.DataFrame) -> str:
     """Lay out the cells of a run as a table of percentages.
 

@@ -18,8 +18,8 @@ from benchmark.entry import Choice, Entry
 from benchmark.errors import RegistryError, SpecError, StoreError, suggestion
 from benchmark.facts import Traits
 from benchmark.ref import Ref, text
-from benchmark.request import load_suite, suites
 from benchmark.store import Store
+from benchmark.suites import load_suite, suites
 
 _KINDS: dict[str, Catalogue[Any]] = {
     "attacks": ATTACKS,
@@ -38,7 +38,8 @@ def rows(kind: str, plugins: Sequence[Path]) -> list[dict[str, Any]]:
     for plugin in plugins:
         load_file(plugin)
     if kind == "suites":
-        return [{"name": name, "what": load_suite(name).get("summary", "")} for name in suites()]
+        found = {name: load_suite(name).data for name in suites()}
+        return [{"name": name, "what": data.get("summary", "")} for name, data in found.items()]
     if kind not in _KINDS:
         raise SpecError(f"unknown kind '{kind}'. {suggestion(kind, [*_KINDS, 'suites'])}")
     return [_row(entry) for entry in _KINDS[kind]]
@@ -92,7 +93,7 @@ def find(name: str, plugins: Sequence[Path] = ()) -> Choice[Any]:
 def describe(name: str, plugins: Sequence[Path]) -> str:
     """Describe an entry: facts, parameters, source and differences; or a suite."""
     if name in suites():
-        return yaml.safe_dump(load_suite(name), sort_keys=False).rstrip()
+        return yaml.safe_dump(load_suite(name).data, sort_keys=False).rstrip()
     for plugin in plugins:
         load_file(plugin)
     ref = Ref.parse(name)

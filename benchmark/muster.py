@@ -26,11 +26,13 @@ class Known:
     """A defense that has met its victim.
 
     Attributes:
-        choice: The defense.
+        asked: Every way in which it was asked for.
+        choice: The defense at one strength.
         part: The same as an ingredient of cells.
         steady: A repeated question always gets the same answer.
     """
 
+    asked: tuple[str, ...]
     choice: DefenseChoice
     part: Part
     steady: bool
@@ -64,14 +66,20 @@ def muster(
     Raises:
         BenchError: If a defense does not fit the victim.
     """
-    asked = [undefended(), *map(DefenseChoice.parse, request.defenses)]
-    known = _prepared(asked, dataset, model, request, surroundings, told)
+    bare = undefended()
+    asked = {text: DefenseChoice.parse(text) for text in (str(bare), *request.opponents())}
+    known = _prepared([*asked.items()], dataset, model, request, surroundings, told)
     calibrations: list[Calibration] = []
     if request.match_drop:
         subject = Subject(dataset.text, model.text, request.seed, request.shard)
         targets = [points / 100 for points in request.match_drop]
         calibrations = calibrate([k.choice for k in known], targets, subject, surroundings, jobs)
-        matched = [choice for one in calibrations for choice in one.choices()]
+        matched = [
+            (text, choice)
+            for one, found in zip(known, calibrations, strict=True)
+            for text in one.asked
+            for choice in found.choices()
+        ]
         known = _prepared(matched, dataset, model, request, surroundings, told)
     looks = _looks(known, dataset, model, request, surroundings)
     return Muster(tuple(known), tuple(looks), tuple(calibrations))
@@ -111,7 +119,7 @@ def part_of(choice: Choice[Any], text: str, **more: str | int) -> Part:
 
 
 def _prepared(
-    choices: Sequence[DefenseChoice],
+    choices: Sequence[tuple[str, DefenseChoice]],
     dataset: Part,
     model: Part,
     request: Request,
@@ -123,7 +131,7 @@ def _prepared(
     data = load_dataset(dataset.text, config)
     victim = load_victim(model.text, dataset.text, config, surroundings.device)
     known: dict[str, Known] = {}
-    for choice in choices:
+    for asked, choice in choices:
         defense, behind = attach(choice, victim, data, config.cache_folder, told)
         record: dict[str, Any] = choice.record()
         if behind is not victim:
@@ -131,7 +139,8 @@ def _prepared(
         if defense.traits.coupled:  # its answers depend on the images it shares a shard with
             record["company"] = request.shard
         part = Part(choice.spelled(), str(choice), record)
-        known.setdefault(part.text, Known(choice, part, defense.traits.steady))
+        texts = known[part.text].asked if part.text in known else ()
+        known[part.text] = Known((*texts, asked), choice, part, defense.traits.steady)
     return list(known.values())
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 import torch
 
 from benchmark.catalogue import ATTACKS, DATASETS
 from benchmark.choices import attack_choices
-from benchmark.entry import Choice
 from benchmark.errors import SpecError
 from benchmark.fitting import Told
 from benchmark.matching import Calibration
@@ -57,10 +57,10 @@ def plan(
         BenchError: For anything that cannot run, before anything runs.
     """
     dataset, model = subject_parts(request, surroundings)
-    attacks = [choice for text in request.attacks for choice in attack_choices(text, request)]
+    attacks = _attacks(request)
     threats, kind = _threats(request, dataset), torch.device(surroundings.device).type
     found = muster(request, dataset, model, surroundings, jobs, told)
-    pairs, left_out = _pairs(found.defenses, _parts(attacks))
+    pairs, left_out = _pairs(found.defenses, attacks, request)
     more = request.images, request.seed, kind
     cells = [
         Cell(dataset, model, defense, attack, threat, _protocol(request, attack), *more)
@@ -75,24 +75,50 @@ def plan(
     return Plan(tuple(shards), found.looks, tuple(left_out), found.calibrations)
 
 
+class _Attacker(NamedTuple):
+    """An attack, and every way in which it was asked for."""
+
+    part: Part
+    asked: tuple[str, ...]
+
+
+def _attacks(request: Request) -> list[_Attacker]:
+    """Resolve every attack, without repetitions, in their order."""
+    found: dict[str, _Attacker] = {}
+    for text in request.attackers():
+        for choice in attack_choices(text, request):
+            name = str(choice)
+            texts = found[name].asked if name in found else ()
+            found[name] = _Attacker(part_of(choice, name), (*texts, text))
+    return list(found.values())
+
+
 def _pairs(
-    known: Sequence[Known], attacks: Sequence[Part]
+    known: Sequence[Known], attacks: Sequence[_Attacker], request: Request
 ) -> tuple[list[tuple[Part, Part]], list[str]]:
-    """Cross defenses with attacks, without repeats of questions that always get one answer.
+    """Tell which defenses meet which attacks, and say why others do not.
 
     Raises:
         SpecError: If nothing is left.
     """
     pairs, left_out = [], []
-    repeat = [a for a in attacks if a.record["parameters"]["eot"] > 1]
-    for one in known:
-        senseless = repeat if one.steady else []
-        pairs += [(one.part, attack) for attack in attacks if attack not in senseless]
+    for place, one in enumerate(known):
+        senseless: list[str] = []
+        for part, texts in attacks:
+            names = list(itertools.product(texts, one.asked))
+            # The first is the undefended victim, which meets them all.
+            if place and not any(request.meets(*name) for name in names):
+                continue
+            if reason := next(filter(None, (request.excluded(*name) for name in names)), ""):
+                left_out.append(f"'{part.name}' against '{one.part.name}': {reason}")
+            elif one.steady and part.record["parameters"]["eot"] > 1:
+                senseless.append(part.name)
+            else:
+                pairs.append((one.part, part))
         if senseless:
-            names = ", ".join(attack.name for attack in senseless)
             left_out.append(
                 f"against '{one.part.name}' a repeated question (eot > 1) has the same answer "
-                f"every time, so these are not run: {names}"
+                f"every time, so these are not run: {', '.join(senseless)}"
             )
     if not pairs:
         raise SpecError(f"nothing is left to run: {left_out[0]}")
@@ -120,8 +146,3 @@ def _protocol(request: Request, attack: Part) -> Protocol:
         request.draws,
         request.run_to_budget and nearest,
     )
-
-
-def _parts(choices: Sequence[Choice[Any]]) -> list[Part]:
-    """Parts of the choices without repetitions, in their order."""
-    return list({str(choice): part_of(choice, str(choice)) for choice in choices}.values())

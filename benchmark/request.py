@@ -1,23 +1,46 @@
-"""What a user asks for, from the command line, a suite file or Python, checked in one place."""
+"""What a user asks for, from the command line, a suite or Python, checked in one place."""
 
 from __future__ import annotations
 
-from importlib import resources
-from importlib.resources.abc import Traversable
-from pathlib import Path
+from collections.abc import Mapping
+from fnmatch import fnmatch
 from typing import Annotated, Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from benchmark.errors import RegistryError, SpecError, suggestion
+from benchmark.errors import SpecError, suggestion
 from benchmark.params import number, reason
 from benchmark.ref import split_list
 from benchmark.scores import Scores
 from benchmark.types import Norm, Probes
 
 _MARKS = (100, 1000, 2500, 10_000)  # usual checkpoints of the literature
-_SUITES = "registry.suites"
+
+
+class Exclusion(BaseModel):
+    """Combinations that are left out of a run.
+
+    Attributes:
+        attack: Pattern of attacks, as written or by name alone, for example "nes*".
+        defense: Pattern of defenses, likewise.
+        reason: Why; it is told with every run.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    attack: str = "*"
+    defense: str = "*"
+    reason: Annotated[str, Field(min_length=1)]
+
+    def covers(self, attack: str, defense: str) -> bool:
+        """Tell whether a combination, as its parts are written, is left out."""
+        return _fits(attack, self.attack) and _fits(defense, self.defense)
+
+
+def _fits(text: str, pattern: str) -> bool:
+    # A bracket is no pattern here: it holds parameters.
+    name = "+".join(part.partition("[")[0].partition("@")[0] for part in text.split("+"))
+    return text == pattern or fnmatch(name, pattern)
 
 
 class Request(BaseModel):
@@ -26,6 +49,8 @@ class Request(BaseModel):
     Attributes:
         attacks: Attacks, for example "square[p=0.3]".
         defenses: Defenses; the undefended row is always added.
+        pairs: Attacks and defenses that meet besides all those named above.
+        exclude: Combinations left out, with reasons.
         dataset: Data set.
         model: Victim; None means the data set's usual one.
         images: Images evaluated, the first of split `eval`.
@@ -51,6 +76,8 @@ class Request(BaseModel):
 
     attacks: tuple[str, ...] = ()
     defenses: tuple[str, ...] = ("none",)
+    pairs: tuple[tuple[str, str], ...] = ()
+    exclude: tuple[Exclusion, ...] = ()
     dataset: str = "mnist"
     model: str | None = None
     images: Annotated[int, Field(ge=1, le=10**9)] = 200
@@ -100,6 +127,24 @@ class Request(BaseModel):
             raise ValueError("must be odd, so that a majority always exists")
         return value
 
+    def opponents(self) -> tuple[str, ...]:
+        """Every defense that is named, in order, without repetitions."""
+        return tuple(dict.fromkeys((*self.defenses, *(defense for _, defense in self.pairs))))
+
+    def attackers(self) -> tuple[str, ...]:
+        """Every attack that is named, in order, without repetitions."""
+        return tuple(dict.fromkeys((*self.attacks, *(attack for attack, _ in self.pairs))))
+
+    def meets(self, attack: str, defense: str) -> bool:
+        """Tell whether two that are named are to meet, as long as nothing excludes it."""
+        crossed = attack in self.attacks and defense in self.defenses
+        return crossed or (attack, defense) in self.pairs
+
+    def excluded(self, attack: str, defense: str) -> str:
+        """Say why a combination is left out; empty if it is not."""
+        reasons = (one.reason for one in self.exclude if one.covers(attack, defense))
+        return next(reasons, "")
+
     def checkpoints(self) -> tuple[int, ...]:
         """Checkpoints in ascending order, the budget last.
 
@@ -114,63 +159,53 @@ class Request(BaseModel):
         return tuple(sorted({*asked, self.queries}))
 
 
-def make_request(suite: str | None = None, *, attacked: bool = True, **given: Any) -> Request:
-    """Check a request; what is given wins over the suite, None counts as not given.
+def make_request(*, attacked: bool = True, **given: Any) -> Request:
+    """Check a request; None counts as not given.
 
     Args:
-        suite: Name of a built-in suite or path of a YAML file, or None.
         attacked: The request is to name at least one attack.
         **given: Fields of `Request`.
 
     Raises:
         SpecError: For an unknown field or a value that is not allowed.
-        RegistryError: For an unknown suite.
     """
-    fields = load_suite(suite) if suite else {}
-    fields.pop("summary", None)
-    fields |= {name: value for name, value in given.items() if value is not None}
-    where = f"suite '{suite}'" if suite else "request"
+    fields = {name: value for name, value in given.items() if value is not None}
     for name in fields:
-        if name not in Request.model_fields:
-            known = suggestion(str(name), Request.model_fields)
-            raise SpecError(f"{where} has an unknown field '{name}'. {known}")
-    try:
-        request = Request.model_validate(fields)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(part for part in first["loc"] if isinstance(part, str))
-        raise SpecError(f"{place}={first['input']} is not allowed: {reason(first)}") from None
-    if attacked and not request.attacks:
+        check_field(name, "request")
+    request = checked(fields)
+    if attacked and not (request.attacks or request.pairs):
         raise SpecError("no attack was named: give --attacks a,b or a suite")
     return request
 
 
-def load_suite(name: str) -> dict[str, Any]:
-    """Read a built-in suite, or a YAML file given by its path.
+def check_field(name: object, where: str) -> None:
+    """Refuse what is no field of a request."""
+    if name not in Request.model_fields:
+        known = suggestion(str(name), Request.model_fields)
+        raise SpecError(f"{where} has an unknown field '{name}'. {known}")
+
+
+class FieldError(SpecError):
+    """A field of a request has a value that is not allowed.
+
+    Attributes:
+        place: Names and positions that lead to the value.
+    """
+
+    def __init__(self, place: tuple[int | str, ...], value: object, why: str) -> None:
+        self.place = place
+        name = ".".join(part for part in place if isinstance(part, str))
+        super().__init__(f"{name}={value} is not allowed: {why}")
+
+
+def checked(fields: Mapping[str, Any]) -> Request:
+    """Make a request of fields that exist.
 
     Raises:
-        RegistryError: If there is no such suite.
-        SpecError: If the file is not a YAML mapping.
+        FieldError: If a value is not allowed.
     """
-    path = Path(name)
-    builtin = suites()
-    source: Path | Traversable
-    if path.suffix in {".yaml", ".yml"} and path.is_file():
-        source = path
-    elif name in builtin:
-        source = resources.files(_SUITES).joinpath(f"{name}.yaml")
-    else:
-        raise RegistryError(f"unknown suite '{name}'. {suggestion(name, builtin)}")
     try:
-        content = yaml.safe_load(source.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise SpecError(f"suite '{name}' is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
-        raise SpecError(f"suite '{name}' is not a mapping of fields to values")
-    return content
-
-
-def suites() -> list[str]:
-    """Names of the built-in suites."""
-    files = resources.files(_SUITES).iterdir()
-    return sorted(f.name.removesuffix(".yaml") for f in files if f.name.endswith(".yaml"))
+        return Request.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise FieldError(first["loc"], first["input"], reason(first)) from None
