@@ -12,7 +12,7 @@ from rich.console import Console
 
 from benchmark import __version__, api, inspection
 from benchmark.config import load_config
-from benchmark.display import heading, listing, strengths, summary
+from benchmark.display import curves, heading, listing, strengths, summary
 from benchmark.errors import BenchError
 from benchmark.plots import draw_strengths
 from benchmark.request import make_request
@@ -173,7 +173,7 @@ def calibrate(
     found = api.find_strengths(request, surroundings, out, jobs, Console(stderr=True))
     picture = out / "calibrations.svg"
     draw_strengths(found, picture)
-    typer.echo(strengths(found))
+    typer.echo(f"{curves(found)}\n\n{strengths(found)}")
     typer.echo(f"\nTable: {out / 'calibrations.csv'}, curves: {picture}")
 
 

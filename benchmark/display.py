@@ -112,7 +112,7 @@ def summary(cells: pd.DataFrame) -> str:
         row["clean"] = _percent(last["clean_accuracy"])
         if matched:
             row["drop"] = _drop(last["drop"], last["drop_error"])
-            row["asked"] = "" if pd.isna(last["matched_drop"]) else last["matched_drop"]
+            row["asked"] = "as written" if pd.isna(last["matched_drop"]) else last["matched_drop"]
         for _, point in group.iterrows():
             row[f"robust@{point['budget']}"] = _percent(point["robust_accuracy"])
         low, high = last["robust_accuracy_low"], last["robust_accuracy_high"]
@@ -144,6 +144,16 @@ def strengths(found: Sequence[Calibration]) -> str:
             rows.append([name, f"{100 * match.target:g}", strength, drop, note, looked])
     headers = ["defense", "asked", "strength", "drop", "", "looked at"]
     return tabulate(rows, headers, disable_numparse=True, stralign="right")
+
+
+def curves(found: Sequence[Calibration]) -> str:
+    """Lay out what every strength that was looked at costs."""
+    rows = [
+        [str(one.defense), f"{one.defense.knob}={p.strength:g}", _drop(p.drop, p.error)]
+        for one in found
+        for p in one.points
+    ]
+    return tabulate(rows, ["defense", "strength", "drop"], disable_numparse=True, stralign="right")
 
 
 def listing(rows: Sequence[dict[str, str]]) -> str:

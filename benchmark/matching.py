@@ -31,6 +31,7 @@ LOOKED_AT = 1000  # images at most
 _DRAWS = 5  # answers of a randomised defense to each
 _KNOWN = 0.02  # so much better on `calibrate` than on `eval`: the victim was trained on it
 _BENT = 2.0  # standard errors that a curve may leave the nearest monotone one by
+_MISSED = 0.0025  # so far from the target, a drop was not found
 _VERSION = 1  # of cached measurements; raised when their meaning changes
 
 
@@ -85,6 +86,11 @@ class Calibration:
                 lines.append(
                     f"{asked}: saturated, {self.defense.knob}={match.point.strength:g} costs "
                     f"the most, {100 * match.point.drop:.2f} points"
+                )
+            elif abs(match.point.drop - match.target) > _MISSED:
+                lines.append(
+                    f"{asked}: missed, the nearest is {self.defense.knob}="
+                    f"{match.point.strength:g} at {100 * match.point.drop:.2f} points"
                 )
             elif match.bend > _BENT:
                 lines.append(f"{asked}: its curve is not monotone ({match.bend:.1f} errors)")

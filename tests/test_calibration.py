@@ -9,12 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmark.calibration import Curve, Point, rounded
+from benchmark.calibration import Curve, Match, Point, rounded
+from benchmark.data import Split
+from benchmark.matching import Calibration
+from benchmark.stack import DefenseChoice
 
 
-def curve(drop, default=0.1, limit=math.inf, noise=0.0):
+def curve(drop, default=0.1, limit=math.inf, noise=0.0, seed=4):
     """A curve whose drops are a function of the strength, with noise of fixed random numbers."""
-    generator = np.random.default_rng(4)
+    generator = np.random.default_rng(seed)
 
     def measure(strength):
         return Point(strength, drop(strength) + noise * generator.standard_normal(), 0.002)
@@ -35,8 +38,12 @@ def test_the_planted_strength_is_found(scale, power, target):
 
 @pytest.mark.parametrize("target", [0.01, 0.02, 0.04])
 def test_noise_on_the_curve_moves_the_strength_no_further_than_it_moves_the_drop(target):
-    found = curve(lambda s: min(0.9, 0.5 * s), noise=0.001).match(target)
-    assert 0.5 * found.point.strength == pytest.approx(target, abs=0.004)
+    drops = [
+        0.5
+        * curve(lambda s: min(0.9, 0.5 * s), noise=0.001, seed=seed).match(target).point.strength
+        for seed in range(20)
+    ]
+    assert np.mean(drops) == pytest.approx(target, abs=0.0025)
 
 
 def test_strengths_have_three_digits_and_each_is_measured_once():
@@ -82,3 +89,20 @@ def test_a_default_of_zero_is_a_place_to_begin_too():
     assert curve(lambda s: 0.1 * s, default=0.0).match(0.02).point.strength == pytest.approx(
         0.2, rel=0.06
     )
+
+
+def test_doubtful_strengths_are_said_aloud():
+    def said(target, bend=0.0, drop=0.01, *, saturated=False):
+        match = Match(target, Point(0.5, drop, 0.002), saturated, bend)
+        defense = DefenseChoice.parse("rnd")
+        return Calibration(defense, (match.point,), (match,), Split.CALIBRATE, 100).doubts()
+
+    assert said(0.01) == said(0.012) == []
+    assert "missed, the nearest is sigma=0.5 at 1.00 points" in said(0.02)[0]
+    assert "saturated" in said(0.02, saturated=True)[0]
+    assert "not monotone (3.0 errors)" in said(0.01, bend=3.0)[0]
+
+
+def test_a_curve_that_jumps_over_the_target_is_missed():
+    found = curve(lambda s: 0.03 * (s > 0.07)).match(0.01)
+    assert not found.saturated and found.point.drop in {0.0, 0.03}

@@ -199,8 +199,10 @@ def test_alone_in_its_call_a_query_is_left_alone_by_the_marginal_entropy():
     victim = small_victim()
     for statistics in ("static", "online"):
         found = answer(victim, IMAGES[:1], loss="shot", statistics=statistics)
-        assert torch.equal(found, victim(IMAGES[:1]))
-    assert not torch.equal(answer(victim, IMAGES[:1]), victim(IMAGES[:1]))
+        with torch.no_grad():
+            bare = victim(IMAGES[:1])
+        assert torch.equal(found, bare)
+    assert not torch.allclose(answer(victim, IMAGES[:1]), bare)
 
 
 @pytest.mark.parametrize("loss", ["tent", "shot"])
@@ -264,4 +266,4 @@ def test_the_entropy_of_digits_falls_from_step_to_step_and_accuracy_stays():
         assert bool((after <= before + 1e-6).all()) and float(after.mean()) < float(before.mean())
     assert float((found[-1].argmax(1) == labels).float().mean()) >= 0.97
     alone = torch.cat([answer(victim, image[None]) for image in images[:16]])
-    torch.testing.assert_close(answer(victim, images[:16]), alone, rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(answer(victim, images[:16]), alone, rtol=1e-4, atol=1e-4)

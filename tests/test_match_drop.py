@@ -87,6 +87,8 @@ def test_calibrate_prints_the_strengths_and_draws_the_curves(bench, tmp_path):
     lines = [line.split() for line in shown.out.splitlines()]
     assert any(line[:2] == ["rnd", "2"] and line[2].startswith("sigma=") for line in lines)
     assert "has no strength" in shown.out
+    points = [line for line in lines if line[:1] == ["rnd"] and line[1].startswith("sigma=")]
+    assert len(points) >= 5 and all("±" in line for line in points)
     picture = Path("o/calibrations.svg").read_text()
     assert "clean accuracy lost, points" in picture and "rnd (sigma)" in picture
     assert len(read("calibrations.csv", "o")) == 1

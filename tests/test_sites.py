@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import namedtuple
 from functools import partial
 
@@ -16,6 +17,7 @@ from torchvision.models.convnext import CNBlockConfig
 
 from benchmark.defended import Defended
 from benchmark.errors import SpecError, VictimError
+from benchmark.stack import DefenseChoice
 from benchmark.victim import Victim
 from registry.defenses.unig import UniG
 from registry.models.resnet_cifar import CifarResNet
@@ -59,6 +61,7 @@ POOLFORMER = [f"{s}.blocks.{b}" for s, depth in enumerate((2, 2, 6, 2)) for b in
 # Architecture: how it is built, the side of its images, d or why it cannot be split, its sites.
 NETWORKS = {
     "torchvision resnet18": (tv("resnet18"), 32, 512, RESNET),
+    "torchvision wide_resnet50_2": (tv("wide_resnet50_2"), 32, 2048, RESNET),
     "torchvision regnet_y_400mf": (
         *(tv("regnet_y_400mf"), 32, 440),
         at("trunk_output.block", 1, 2, 3, 4),
@@ -120,6 +123,10 @@ NETWORKS = {
     "timm vgg": (small_timm_vgg, 32, 4096, at("in:features.", 0, 3, 6, 9, 12)),
     "timm vit_tiny": (
         *(tm("vit_tiny_patch16_224", img_size=32, depth=3), 32, 192),
+        at("in:blocks.", 0, 1, 2),
+    ),
+    "timm deit_tiny": (
+        *(tm("deit_tiny_patch16_224", img_size=32, depth=3), 32, 192),
         at("in:blocks.", 0, 1, 2),
     ),
     "timm deit_tiny_distilled": (
@@ -210,6 +217,37 @@ def test_the_head_of_the_features_is_the_victim_or_the_reason_is_named(opened):
         torch.testing.assert_close(made, logits, rtol=1e-4, atol=1e-4)
         assert layer.weight.shape == (10, wanted)
     assert not any(m._forward_pre_hooks for m in victim.modules())
+
+
+# Modules under several names; transposed maps before a batch normalisation; attention; plain ones.
+ODD = ("coat_lite_tiny", "xcit_nano", "levit_128s", "swin_tiny", "convnext_atto", "resnet18")
+
+
+@pytest.mark.parametrize("opened", [f"timm {name}" for name in ODD], indirect=True)
+@pytest.mark.parametrize("text", ["pni", "pni[draw=per-call]", "dent", "anti-adversary"])
+def test_defenses_by_weights_and_slopes_answer_and_leave_the_victim_as_it_was(opened, text):
+    _, victim, images, _ = opened
+    exact, defense = copy.deepcopy(victim).double(), DefenseChoice.parse(text).build()
+    try:
+        defense.check(exact)
+    except SpecError as error:
+        pytest.skip(str(error))
+    defense.prepare(exact, tiny_dataset())
+    with torch.no_grad():
+        before = exact(images.double())
+    defended = Defended(exact, defense, 64)
+
+    def ask(rows):
+        return defended.answer(images[rows].double(), torch.tensor(rows), streams(3))
+
+    together = ask([0, 1, 2])
+    assert not torch.allclose(together, before, rtol=1e-6, atol=1e-6)
+    assert torch.equal(ask([0, 1, 2]), together)
+    if "per-call" not in text:
+        alone = torch.cat([ask([0]), ask([1]), ask([2])])
+        torch.testing.assert_close(alone, together, rtol=1e-6, atol=1e-6)
+    with torch.no_grad():
+        assert torch.equal(exact(images.double()), before)
 
 
 def test_the_usual_sites_are_those_of_the_family(opened):

@@ -50,6 +50,17 @@ def test_traits_of_a_stack_are_those_of_its_members(tmp_path):
     assert coupled.traits.coupled and not coupled.traits.keeps_label
 
 
+@pytest.mark.parametrize("upper", ["rnd", "unig", "feature"])
+def test_a_defense_stands_on_an_adversarially_trained_victim(upper, tmp_path):
+    stacked, _ = answers(f"at[epochs=1]+{upper}", tmp_path)
+    trained, _ = answers("at[epochs=1]", tmp_path)
+    bare, _ = answers(upper, tmp_path)
+    assert not torch.equal(stacked, trained) and not torch.equal(stacked, bare)
+    knob = DefenseChoice.parse(f"at[epochs=1]+{upper}").at(0.0)
+    still, _ = answers(knob.spelled(), tmp_path)
+    assert torch.equal(still, trained)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

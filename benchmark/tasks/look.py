@@ -70,13 +70,16 @@ def run_look(look: Look, surroundings: Surroundings) -> dict[str, Any]:
     base = clean_hits(zero, images, labels, draws, stand.streams("look")).double() / draws
     lost = base - right
     traits = stand.defended.defense.traits
+    distances = closeness(answers[0], bare)
+    if "trained" in look.defense.record:  # another classifier: its logits have a scale of their own
+        distances["logit_difference"] = None
     measured = {
         "draws": draws,
         "clean_accuracy": float(right.mean()),
         "drop": float(lost.mean()),
         "drop_error": float(lost.std() / len(lost) ** 0.5) if len(lost) > 1 else None,
         "label_kept": float((answers.argmax(2) == bare.argmax(1)).double().mean()),
-        **closeness(answers[0], bare),
+        **distances,
         "calibration_error": calibration_error(answers[0], labels),
         "calibration_error_undefended": calibration_error(bare, labels),
         "parameters": _parameters(stand.defended.victim, stand.defended.defense),

@@ -139,7 +139,7 @@ class Dent(Defense):
             for name, norm in norms.items():
                 edit = self._before(own[f"{name}.weight"], own[f"{name}.bias"])
                 handles.append(norm.register_forward_pre_hook(edit))
-            logits: Tensor = functional_call(victim, plain, (images,))
+            logits: Tensor = functional_call(victim, plain, (images,), tie_weights=False)
         finally:
             for handle in handles:
                 handle.remove()

@@ -105,7 +105,7 @@ class Pni(Defense):
                 weight = victim.get_parameter(f"{name}.weight")
                 spread = weight.detach().std(correction=0)
                 drawn[f"{name}.weight"] = weight + alpha * spread * trainer.normal(weight)
-            logits: Tensor = functional_call(victim, drawn, (images,))
+            logits: Tensor = functional_call(victim, drawn, (images,), tie_weights=False)
             return logits
 
         for images, labels in trainer.batches():
@@ -134,7 +134,7 @@ class Pni(Defense):
         if self.draw == "per-call":
             drawn = self._perturbed(victim, context.rows[:1], context)
             shared = {name: weights[0] for name, weights in drawn.items()}
-            logits: Tensor = functional_call(victim, shared, (images,))
+            logits: Tensor = functional_call(victim, shared, (images,), tie_weights=False)
             return logits
         parts = torch.split(torch.arange(len(images), device=images.device), self._chunk(victim))
         answers = []

@@ -26,7 +26,8 @@ def classify_each(victim: Victim, images: Tensor, parameters: Mapping[str, Tenso
     """
 
     def one(image: Tensor, own: dict[str, Tensor]) -> Tensor:
-        logits: Tensor = functional_call(victim, own, (image[None],))
+        # Tying looks every name up by itself, which breaks modules that stand under several.
+        logits: Tensor = functional_call(victim, own, (image[None],), tie_weights=False)
         return logits[0]
 
     with _plain_attention():
