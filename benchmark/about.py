@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from benchmark.families import KEEPS_LABEL
+
 SATURATED = "saturated"
 
 Content = Mapping[str, Any]
@@ -25,12 +27,15 @@ class About:
         ordered = sorted(looks, key=lambda look: look["row"]["images"])
         self._by_settings = {_settings(look["row"]): look["row"] for look in ordered}
         self._targets: dict[tuple[str, ...], list[str]] = {}
+        self._drops: dict[tuple[str, ...], list[str]] = {}
         self._strengths = [row for one in calibrations for row in one["rows"]]
         for row in self._strengths:
-            text = SATURATED if row["saturated"] else f"{row['target']:g}"
-            found = self._targets.setdefault(_names(row, row["matched"]), [])
-            if text not in found:
-                found.append(text)
+            names, drop = _names(row, row["matched"]), f"{row['target']:g}"
+            text = SATURATED if row["saturated"] else drop
+            for word, known in ((text, self._targets), (drop, self._drops)):
+                found = known.setdefault(names, [])
+                if word not in found:
+                    found.append(word)
 
     def rows(self) -> list[dict[str, Any]]:
         """Rows of `defenses.csv`."""
@@ -46,15 +51,28 @@ class About:
 
     def of_cell(self, cell: Content) -> dict[str, Any]:
         """Columns of `CellRow` that are about its defense."""
-        every = json.loads(cell["parameters"])
-        del every["attack"]
-        settings = json.dumps(every, sort_keys=True, separators=(",", ":"))
-        look = self._by_settings.get((settings, cell["seed"]), {})
+        look = self._look(cell)
         return {
             "drop": look.get("drop"),
             "drop_error": look.get("drop_error"),
             "matched_drop": self._matched(cell),
         }
+
+    def drops(self, cell: Content) -> list[str]:
+        """Points of clean accuracy that a cell's defense was set to cost, met or saturated."""
+        return self._drops.get(_names(cell, cell["defense"]), [])
+
+    def keeps_label(self, cell: Content) -> bool:
+        """Whether a cell's defense declares that it changes no label."""
+        return KEEPS_LABEL in self._look(cell).get("traits", "").split(", ")
+
+    def _look(self, cell: Content) -> Content:
+        """The row of `defenses.csv` of a cell's defense, empty if there is none."""
+        every = json.loads(cell["parameters"])
+        del every["attack"]
+        settings = json.dumps(every, sort_keys=True, separators=(",", ":"))
+        found: Content = self._by_settings.get((settings, cell["seed"]), {})
+        return found
 
     def _matched(self, row: Content) -> str | None:
         return "+".join(sorted(self._targets.get(_names(row, row["defense"]), []))) or None

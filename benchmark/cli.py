@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from benchmark import __version__, api, inspection
+from benchmark import leaderboard as boards
 from benchmark.config import load_config
 from benchmark.display import curves, heading, listing, strengths, summary
 from benchmark.errors import BenchError
@@ -175,6 +176,27 @@ def calibrate(
     draw_strengths(found, picture)
     typer.echo(f"{curves(found)}\n\n{strengths(found)}")
     typer.echo(f"\nTable: {out / 'calibrations.csv'}, curves: {picture}")
+
+
+@app.command()
+def leaderboard(
+    *,
+    reference: Annotated[Path, typer.Option(help="Folder of reference results.")] = Path(
+        "results/reference"
+    ),
+    out: Annotated[Path, typer.Option(help="Folder of leaderboards.")] = Path("leaderboards"),
+    check: Annotated[bool, typer.Option("--check", help="Write nothing; compare.")] = False,
+) -> None:
+    """Make the leaderboards from reference results."""
+    files = boards.build(reference)
+    if not check:
+        boards.write(files, out)
+        typer.echo(f"{len(files)} files: {out / 'README.md'}")
+        return
+    lines = boards.differences(files, out)
+    typer.echo("\n".join(lines) or "leaderboards are those of the reference results")
+    if lines:
+        raise typer.Exit(1)
 
 
 @app.command("list")

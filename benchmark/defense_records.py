@@ -102,3 +102,35 @@ class DefenseTimingRow:
     times_bare_1: Annotated[float, "the same over the bare victim's, timed right after"]
     milliseconds_64: Annotated[float, "wall time of a query, 64 asked together"]
     times_bare_64: Annotated[float, "the same over the bare victim's"]
+
+
+@dataclass(frozen=True)
+class ComparisonRow:
+    """`comparisons.csv`: one row for each two defenses against one attack, image by image (S2)."""
+
+    dataset: Annotated[str, "data set"]
+    model: Annotated[str, "victim"]
+    norm: Annotated[str, "norm of the threat"]
+    eps: Annotated[float, "radius in pixel units of the [0, 1] range"]
+    aim: Annotated[str, "untargeted, or targeted: one label, drawn for each image"]
+    protocol: Annotated[str, "as in shards.csv"]
+    seed: Annotated[int, "seed of every random stream"]
+    images: Annotated[int, "images compared: all of the two cells, those misread when clean too"]
+    budget: Annotated[int, "queries allowed for each image"]
+    matched_drop: Annotated[
+        str | None,
+        "points of clean accuracy that both were set to cost (`none`, and what keeps every label, "
+        "stand in for any); empty for strengths as written",
+    ]
+    attack: Annotated[str, "attack; worst-case: over all attacks of the setting, as in cells.csv"]
+    defense_a: Annotated[str, "one defense"]
+    defense_b: Annotated[str, "the other"]
+    only_a: Annotated[int, "images that stay right behind the first and not behind the second"]
+    only_b: Annotated[int, "images that stay right behind the second and not behind the first"]
+    p: Annotated[float, "exact two-sided McNemar test, four digits"]
+    p_holm: Annotated[
+        float,
+        "the same after Holm's correction for all pairs of this setting, drop and attack",
+    ]
+    cell_a: Annotated[str, "key of the first's cell, as in cells.csv"]
+    cell_b: Annotated[str, "key of the second's"]

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from benchmark.files import place
 from benchmark.matching import Calibration
 
-_STYLE: Any = {"svg.hashsalt": "querybench", "svg.fonttype": "none", "font.size": 9.0}
+STYLE: Any = {"svg.hashsalt": "querybench", "svg.fonttype": "none", "font.size": 9.0}
 
 
 def draw_strengths(found: Sequence[Calibration], path: Path) -> None:
@@ -27,7 +27,7 @@ def draw_strengths(found: Sequence[Calibration], path: Path) -> None:
         StoreError: If it cannot be written.
     """
     curves = [one for one in found if one.points]
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(6.4, 4.0), layout="constrained")
         axes = figure.subplots()
         for one in curves:

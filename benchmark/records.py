@@ -6,7 +6,13 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
-from benchmark.defense_records import CalibrationRow, DefenseRow, DefenseTimingRow, FlagRow
+from benchmark.defense_records import (
+    CalibrationRow,
+    ComparisonRow,
+    DefenseRow,
+    DefenseTimingRow,
+    FlagRow,
+)
 
 
 @dataclass(frozen=True)
@@ -86,6 +92,8 @@ class CellRow:
     norm: Annotated[str, "norm of the threat"]
     eps: Annotated[float, "radius in pixel units of the [0, 1] range"]
     aim: Annotated[str, "untargeted, or targeted: one label, drawn for each image"]
+    protocol: Annotated[str, "as in shards.csv"]
+    budgets: Annotated[str, "checkpoints, joined by '+'; the last is the budget"]
     seed: Annotated[int, "seed of every random stream"]
     budget: Annotated[int, "queries allowed for each image"]
     images: Annotated[int, "images evaluated: the denominator of every fraction below"]
@@ -156,6 +164,7 @@ TABLES = {
     "timings.csv": TimingRow,
     "defenses.csv": DefenseRow,
     "calibrations.csv": CalibrationRow,
+    "comparisons.csv": ComparisonRow,
     "flags.csv": FlagRow,
     "defense_timings.csv": DefenseTimingRow,
 }

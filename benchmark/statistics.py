@@ -1,10 +1,14 @@
-"""Intervals and medians of one cell; the methods are scipy's and numpy's."""
+"""Intervals and medians of one cell, tests between cells; the methods are scipy's and numpy's."""
 
 from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import binomtest
+from scipy.stats import binom, binomtest
+
+SIGNIFICANT = 0.05  # of p values after correction
+
+Floats = npt.NDArray[np.float64]
 
 
 def wilson(share: float, count: int) -> tuple[float, float]:
@@ -13,9 +17,39 @@ def wilson(share: float, count: int) -> tuple[float, float]:
     return float(interval.low), float(interval.high)
 
 
-def median(values: npt.NDArray[np.float64]) -> float | None:
+def median(values: Floats) -> float | None:
     """Median of queries or distances, infinite for unbroken images; None if it is not finite."""
     if not len(values):
         return None
     middle = float(np.median(values)) if np.isfinite(values).any() else np.inf
     return middle if np.isfinite(middle) else None
+
+
+def mcnemar(first: Floats, second: Floats) -> Floats:
+    """Exact two-sided McNemar test; equal to `scipy.stats.binomtest` pair by pair.
+
+    Args:
+        first: (m,) images right in the first cell of each pair only.
+        second: (m,) images right in the second only.
+
+    Returns:
+        (m,) p values; 1 where no image tells the cells apart.
+    """
+    tail = binom.cdf(np.minimum(first, second), first + second, 0.5)
+    return np.asarray(np.minimum(1.0, 2.0 * tail), dtype=np.float64)
+
+
+def holm(values: Floats) -> Floats:
+    """Correct the p values of one family after Holm (1979), so that they can be held against 5 %.
+
+    Args:
+        values: (m,) p values of all tests of the family.
+
+    Returns:
+        (m,) corrected values, in the same order, 0 to 1 and never below what they were.
+    """
+    order = np.argsort(values, kind="stable")
+    steps = values[order] * np.arange(len(values), 0, -1)
+    corrected = np.empty_like(values)
+    corrected[order] = np.minimum(1.0, np.maximum.accumulate(steps))
+    return corrected

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmark.about import About
-from benchmark.defense_records import CalibrationRow, DefenseRow, DefenseTimingRow, FlagRow
+from benchmark.comparisons import compare
+from benchmark.defense_records import (
+    CalibrationRow,
+    ComparisonRow,
+    DefenseRow,
+    DefenseTimingRow,
+    FlagRow,
+)
 from benchmark.flags import flags_of_attacks, flags_of_look
 from benchmark.measured import Measured, worst_case
 from benchmark.records import CellRow, ImageRow, ShardRow, TimingRow, kinds, names
@@ -35,8 +42,13 @@ _IMAGES = pa.schema(
 )
 
 _DIGITS = 6
+_EXACT = ("eps", "p", "p_holm")
 _CELL_ORDER = [
     *("dataset", "model", "norm", "eps", "aim", "seed", "defense", "attack", "cell", "budget")
+]
+_COMPARISON_ORDER = [
+    *("dataset", "model", "norm", "eps", "aim", "protocol", "seed", "images", "budget"),
+    *("matched_drop", "attack", "defense_a", "defense_b", "cell_a", "cell_b"),
 ]
 _DEFENSE_ORDER = ["dataset", "model", "seed", "defense", "look"]
 _CALIBRATION_ORDER = ["dataset", "model", "seed", "defense", "target", "split", "images"]
@@ -51,10 +63,12 @@ class Finished:
     Attributes:
         shards: Contents of shard files.
         about: What is known of the defenses.
+        settings: Complete cells, those together that differ in their attack only.
     """
 
     shards: list[dict[str, Any]]
     about: About
+    settings: list[list[Measured]]
 
     def of(self, cells: Container[str]) -> pd.DataFrame:
         """Rows of `cells.csv` of some cells, and the worst case over these alone."""
@@ -62,7 +76,7 @@ class Finished:
 
     def flags(self) -> pd.DataFrame:
         """Rows of `flags.csv`."""
-        return flag_table(self.shards, self.about)
+        return flag_table(self.settings, self.about)
 
 
 def rebuild(store: Store) -> Finished:
@@ -74,14 +88,16 @@ def rebuild(store: Store) -> Finished:
     store.damaged.clear()
     shards = list(store.intact())
     about = About(list(store.intact(LOOKS)), list(store.intact(CALIBRATIONS)))
-    found = Finished(shards, about)
+    settings = _settings(shards)
+    found = Finished(shards, about, settings)
     tables = {
-        "cells.csv": cell_table(shards, about),
+        "cells.csv": _cells(settings, about),
         "shards.csv": shard_table(shards),
         "timings.csv": timing_table(shards),
         "defenses.csv": frame(about.rows(), DefenseRow, _DEFENSE_ORDER),
         "defense_timings.csv": frame(about.timings(), DefenseTimingRow, ["look"]),
         "calibrations.csv": frame(about.strengths(), CalibrationRow, _CALIBRATION_ORDER),
+        "comparisons.csv": comparison_table(settings, about),
         "flags.csv": found.flags(),
     }
     for name, table in tables.items():
@@ -90,11 +106,17 @@ def rebuild(store: Store) -> Finished:
     return found
 
 
-def flag_table(shards: Iterable[Content], about: About) -> pd.DataFrame:
+def flag_table(settings: Iterable[Sequence[Measured]], about: About) -> pd.DataFrame:
     """Make `flags.csv`."""
-    flags = [flag for group in _settings(shards).values() for flag in flags_of_attacks(group)]
+    flags = [flag for alike in settings for flag in flags_of_attacks(alike)]
     flags += [flag for row in about.rows() for flag in flags_of_look(row)]
     return frame(flags, FlagRow, names(FlagRow)).drop_duplicates(ignore_index=True)
+
+
+def comparison_table(settings: Iterable[Sequence[Measured]], about: About) -> pd.DataFrame:
+    """Make `comparisons.csv`."""
+    defenses = [_by_attack(alike) for alike in settings]
+    return frame(compare(defenses, about), ComparisonRow, _COMPARISON_ORDER)
 
 
 def shard_table(shards: Iterable[Content]) -> pd.DataFrame:
@@ -131,18 +153,26 @@ def image_table(shards: Iterable[Content]) -> pa.Table:
 
 def cell_table(shards: Iterable[Content], about: About | None = None) -> pd.DataFrame:
     """Make `cells.csv`: the cells whose shards are all there, and the worst case over attacks."""
+    return _cells(_settings(shards), about)
+
+
+def _cells(settings: Iterable[Sequence[Measured]], about: About | None) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
-    for alike in _settings(shards).values():
+    for alike in settings:
         more = about.of_cell(alike[0].cell) if about else {}
-        # An attack that was run at eps and to the budget breaks the same images: one is enough.
-        ordered = sorted(alike, key=lambda one: bool(one.cell["run_to_budget"]))
-        attacks = {one.cell["attack"]: one for one in ordered}
+        attacks = _by_attack(alike)
         worst = [worst_case(list(attacks.values()))] if len(attacks) > 1 else []
         rows += [{**row, **more} for one in [*alike, *worst] for row in one.rows()]
     return frame(rows, CellRow, _CELL_ORDER)
 
 
-def _settings(shards: Iterable[Content]) -> dict[tuple[Any, ...], list[Measured]]:
+def _by_attack(cells: Iterable[Measured]) -> dict[str, Measured]:
+    """One cell an attack: run at eps and to the budget, it breaks the same images."""
+    ordered = sorted(cells, key=lambda one: bool(one.cell["run_to_budget"]))
+    return {one.cell["attack"]: one for one in ordered}
+
+
+def _settings(shards: Iterable[Content]) -> list[list[Measured]]:
     """Complete cells, those together that differ in their attack only."""
     groups: dict[str, list[Content]] = {}
     for shard in shards:
@@ -152,7 +182,7 @@ def _settings(shards: Iterable[Content]) -> dict[tuple[Any, ...], list[Measured]
         cell = members[0]["cell"]
         if whole := _tiling(members, cell["images"]):
             settings.setdefault(_setting(cell), []).append(Measured.of(cell, whole))
-    return settings
+    return list(settings.values())
 
 
 def _setting(cell: Content) -> tuple[Any, ...]:
@@ -186,7 +216,7 @@ def frame(rows: list[dict[str, Any]], kind: type[Any], order: list[str]) -> pd.D
 
 
 def _csv(frame: pd.DataFrame) -> bytes:
-    measured = {name: _DIGITS for name in frame.columns if name != "eps"}  # eps is exact
+    measured = {name: _DIGITS for name in frame.columns if name not in _EXACT}
     return frame.round(measured).to_csv(index=False, lineterminator="\n").encode()
 
 
