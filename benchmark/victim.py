@@ -63,9 +63,6 @@ class Victim(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Classify images, (n, C, H, W) in [0, 1]; returns logits, (n, K)."""
-        if len(images) == 1 and torch.is_grad_enabled():
-            # On a CPU, torch's batch normalisation may have a wrong gradient for a single image.
-            return self.forward(images.expand(2, -1, -1, -1))[:1]
         logits: Tensor = self.network((images - self.mean) / self.std)
         return logits
 

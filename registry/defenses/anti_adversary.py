@@ -12,6 +12,7 @@ from torch import Tensor
 from benchmark.defense import Defense, QueryContext
 from benchmark.registry import Level, Preset, Source, Traits, defense
 from benchmark.victim import Victim
+from registry.parts.single import twice
 
 
 @defense(
@@ -81,7 +82,7 @@ def ascent(victim: Victim, images: Tensor, labels: Tensor | None) -> tuple[Tenso
     """
     with torch.enable_grad():
         leaf = images.detach().requires_grad_()
-        logits: Tensor = victim(leaf)
+        logits: Tensor = victim(twice(leaf))[: len(images)]
         own = logits.detach().argmax(1)
         column = (own if labels is None else labels)[:, None]
         # Cross-entropy is softplus of this: it grows with it, but does not go flat.

@@ -17,6 +17,7 @@ from benchmark.registry import Level, Preset, Source, Traits, defense
 from benchmark.victim import Victim
 from registry.parts.each import classify_each
 from registry.parts.optimisers import Optimiser
+from registry.parts.single import twice
 
 _FLOOR = 1e-5  # inside the logarithms of "shot"
 
@@ -139,11 +140,12 @@ class Dent(Defense):
             for name, norm in norms.items():
                 edit = self._before(own[f"{name}.weight"], own[f"{name}.bias"])
                 handles.append(norm.register_forward_pre_hook(edit))
-            logits: Tensor = functional_call(victim, plain, (images,), tie_weights=False)
+            shown = twice(images) if torch.is_grad_enabled() else images
+            logits: Tensor = functional_call(victim, plain, (shown,), tie_weights=False)
         finally:
             for handle in handles:
                 handle.remove()
-        return logits
+        return logits[: len(images)]
 
     def _before(self, weight: Tensor, bias: Tensor) -> Callable[[nn.Module, Any], Tensor]:
         """Change the input of a layer so that its plain output is scaled by weight, plus bias."""
