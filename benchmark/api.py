@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from rich.console import Console
 
+from benchmark.backends import Workers
 from benchmark.config import load_config
 from benchmark.display import Progress, training
 from benchmark.errors import BenchError, SpecError
@@ -24,7 +26,7 @@ from benchmark.muster import muster, subject_parts
 from benchmark.outcome import keep
 from benchmark.plan import Plan, plan
 from benchmark.request import Request
-from benchmark.scheduler import Report, execute, missing
+from benchmark.scheduler import Report, Work, costs_known, execute, missing
 from benchmark.spec import Shard, together
 from benchmark.store import Store
 from benchmark.suites import make_requests
@@ -34,11 +36,14 @@ from benchmark.tables import Finished, rebuild
 RESULTS = Path("results/local")
 
 
+_NAMED = 5  # pieces of work that a message names
+
+
 class ShardsFailedError(BenchError):
-    """Some shards failed; the others are stored.
+    """Some shards failed, and failed again; the others are stored.
 
     Attributes:
-        reports: One for each failed shard.
+        reports: One for each failed piece of work.
     """
 
     def __init__(self, reports: Sequence[Report], folder: Path) -> None:
@@ -49,7 +54,10 @@ class ShardsFailedError(BenchError):
         shards, looks = (sum(getattr(r, kind) for r in reports) for kind in ("shards", "looks"))
         parts = [_count(shards, "shard", ""), _count(looks, "look", " at clean images")]
         what = " and ".join(part for part in parts if part)
-        super().__init__(f"{what} failed: {reasons}.{tracebacks}")
+        names = [name for report in reports for name in report.names]
+        more = f"; and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        holes = f" No result: {'; '.join(names[:_NAMED])}{more}."
+        super().__init__(f"{what} failed: {reasons}.{tracebacks}{holes}")
 
     @property
     def only_input(self) -> bool:
@@ -67,6 +75,7 @@ def run(
     out: Path | str = RESULTS,
     jobs: int | None = None,
     surroundings: Surroundings | None = None,
+    workers: Workers | None = None,
     **request: Any,
 ) -> pd.DataFrame:
     """Cross attacks with defenses; do what is missing, and return the cells of what was asked.
@@ -77,6 +86,7 @@ def run(
         jobs: Processes, each with one thread; None means one for each core (one on a GPU).
         surroundings: Device, plug-ins, where data and weights are; None means the CPU, no
             plug-ins, and what variables and the config file say.
+        workers: More about who does the work, instead of `jobs`.
         **request: Fields of `benchmark.request.Request`.
 
     Returns:
@@ -89,7 +99,8 @@ def run(
     where = surroundings or Surroundings(load_config())
     where.load_plugins()
     wanted = make_requests(suite, **request)
-    tables = execute_requests(wanted, where, Path(out), jobs, Console(file=sys.stderr))
+    crew = workers or Workers(jobs)
+    tables = execute_requests(wanted, where, Path(out), crew, Console(file=sys.stderr))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -102,11 +113,13 @@ def execute_requests(
     requests: Sequence[Request],
     surroundings: Surroundings,
     out: Path,
-    jobs: int | None,
+    workers: Workers,
     console: Console,
 ) -> list[pd.DataFrame]:
     """Run checked requests together; the cells of each. See `run`."""
-    plans = [plan(request, surroundings, jobs, training(console)) for request in requests]
+    if workers.devices:
+        surroundings = replace(surroundings, device=workers.devices[0])
+    plans = [plan(request, surroundings, workers.jobs, training(console)) for request in requests]
     for line in dict.fromkeys(line for one in plans for line in one.left_out):
         console.print(f"left out: {line}", markup=False, highlight=False, soft_wrap=True)
     store = Store(out)
@@ -121,12 +134,15 @@ def execute_requests(
         console.print(f"{len(shards) - len(todo)} of {len(shards)} shards are done already")
     try:
         with Progress(sum(shard.count for shard in todo), console) as progress:
-            failed = execute([*unseen, *together(todo)], surroundings, store, jobs, progress)
+            work: list[Work] = [*unseen, *together(todo)]
+            costs = costs_known(looks, store)
+            ended = execute(work, surroundings, store, workers, progress, costs)
     finally:
         finished = rebuild(store)
+    _warn([f"{'; '.join(one.names)}: once failed: {one.error}" for one in ended.repaired], console)
     _warn([f"{line}; it is missing in the tables" for line in store.damaged], console)
-    if failed:
-        raise ShardsFailedError(failed, out)
+    if ended.failed:
+        raise ShardsFailedError(ended.failed, out)
     _warn(_flagged(finished, shards), console)
     return [_cells(finished, planned.shards) for planned in plans]
 

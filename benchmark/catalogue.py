@@ -7,6 +7,7 @@ import importlib.metadata
 import importlib.util
 import pkgutil
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Generic
@@ -94,19 +95,21 @@ DATASETS: Catalogue[DatasetFacts] = Catalogue("dataset")
 
 _GROUPS = ("attacks", "defenses", "models", "datasets")
 _loaded: set[str] = set()
+_alone = threading.RLock()  # two threads that import at once would register everything twice
 
 
 def load_all() -> None:
     """Import every entry of the package and of installed third parties, once."""
-    if _PACKAGE in _loaded:
-        return
-    _loaded.add(_PACKAGE)
-    for group in _GROUPS:
-        package = importlib.import_module(f"{_PACKAGE}.{group}")
-        for module in sorted(m.name for m in pkgutil.iter_modules(package.__path__)):
-            importlib.import_module(f"{package.__name__}.{module}")
-        for point in importlib.metadata.entry_points(group=f"querybench.{group}"):
-            _foreign(f"entry point '{point.name}' of '{point.value}'", point.load)
+    with _alone:
+        if _PACKAGE in _loaded:
+            return
+        _loaded.add(_PACKAGE)
+        for group in _GROUPS:
+            package = importlib.import_module(f"{_PACKAGE}.{group}")
+            for module in sorted(m.name for m in pkgutil.iter_modules(package.__path__)):
+                importlib.import_module(f"{package.__name__}.{module}")
+            for point in importlib.metadata.entry_points(group=f"querybench.{group}"):
+                _foreign(f"entry point '{point.name}' of '{point.value}'", point.load)
 
 
 def load_file(path: Path) -> list[Entry[Any]]:
@@ -120,26 +123,31 @@ def load_file(path: Path) -> list[Entry[Any]]:
     load_all()
     path = path.resolve()
     name = f"querybench_plugin_{path.stem}"
-    if str(path) not in _loaded:
-        if not path.is_file():
-            raise RegistryError(f"plug-in '{path}' does not exist")
-        spec = importlib.util.spec_from_file_location(name, path)
-        if spec is None or spec.loader is None:
-            raise RegistryError(f"plug-in '{path}' is not a Python file")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
-        loader = spec.loader
-        try:
-            _foreign(f"plug-in '{path}'", lambda: loader.exec_module(module))
-        except RegistryError:
-            for catalogue, entry in _of_module(name):
-                catalogue.remove(entry.name)
-            raise
-        _loaded.add(str(path))
+    with _alone:
+        if str(path) not in _loaded:
+            _import(path, name)
+            _loaded.add(str(path))
     found = [entry for _, entry in _of_module(name)]
     if not found:
         raise RegistryError(f"plug-in '{path}' registers nothing. Decorate an entry.")
     return found
+
+
+def _import(path: Path, name: str) -> None:
+    if not path.is_file():
+        raise RegistryError(f"plug-in '{path}' does not exist")
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise RegistryError(f"plug-in '{path}' is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    loader = spec.loader
+    try:
+        _foreign(f"plug-in '{path}'", lambda: loader.exec_module(module))
+    except RegistryError:
+        for catalogue, entry in _of_module(name):
+            catalogue.remove(entry.name)
+        raise
 
 
 def _of_module(name: str) -> list[tuple[Catalogue[Any], Entry[Any]]]:

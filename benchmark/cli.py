@@ -10,11 +10,13 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from benchmark import __version__, api, inspection
+from benchmark import __version__, api, inspection, store_check
 from benchmark import leaderboard as boards
+from benchmark.backends import Workers
 from benchmark.config import load_config
+from benchmark.devices import read_devices
 from benchmark.display import curves, heading, listing, strengths, summary
-from benchmark.errors import BenchError
+from benchmark.errors import BenchError, SpecError
 from benchmark.plots import draw_strengths
 from benchmark.request import make_request
 from benchmark.suites import make_requests
@@ -36,12 +38,19 @@ Plugins = Annotated[
 ]
 DatasetName = Annotated[str | None, typer.Option("--dataset", help="Data set. [default: mnist]")]
 ModelName = Annotated[str | None, typer.Option("--model", help="Victim. [default: the data set's]")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ... [default: cpu]")]
+Devices = Annotated[
+    str | None, typer.Option(help="A list for one job each: cuda:0,cuda:1; repeat one for more.")
+]
+Backend = Annotated[str, typer.Option(help="loky (processes), threading, dask or ray.")]
+Scheduler = Annotated[str | None, typer.Option(help="Address of a Dask scheduler: tcp://...")]
+Address = Annotated[str | None, typer.Option(help="Address of a Ray cluster.")]
 Batch = Annotated[int | None, typer.Option(min=1, help="Images in a forward pass.")]
 Jobs = Annotated[
     int | None, typer.Option(min=1, help="Processes of one thread. [default: one a core]")
 ]
 Out = Annotated[Path, typer.Option(help="Folder of results.")]
+Folder = Annotated[Path, typer.Argument(help="Folder of results.")]
 DataRoot = Annotated[Path | None, typer.Option(help="Folder of data sets.")]
 WeightsRoot = Annotated[Path | None, typer.Option(help="Folder of weights.")]
 Checkpoint = Annotated[Path | None, typer.Option(help="Weights of the victim.")]
@@ -97,9 +106,13 @@ def run(
     votes: Annotated[int | None, typer.Option(help="Answers that verify a hit, odd.")] = None,
     draws: Annotated[int | None, typer.Option(help="Answers averaged for S3.")] = None,
     shard: Annotated[int | None, typer.Option(help="Images in a shard. [default: 100]")] = None,
-    device: Device = "cpu",
+    device: Device = None,
+    devices: Devices = None,
     batch: Batch = None,
     jobs: Jobs = None,
+    backend: Backend = "loky",
+    scheduler: Scheduler = None,
+    address: Address = None,
     out: Out = api.RESULTS,
     data_root: DataRoot = None,
     weights_root: WeightsRoot = None,
@@ -110,7 +123,7 @@ def run(
 ) -> None:
     """Cross attacks with defenses; what is done already is not done again."""
     places = load_config(data_root, weights_root, checkpoint, config, cache)
-    surroundings = Surroundings(places, tuple(plugin or ()), device, batch)
+    surroundings = Surroundings(places, tuple(plugin or ()), device or "cpu", batch)
     surroundings.load_plugins()
     requests = make_requests(
         suite,
@@ -134,7 +147,11 @@ def run(
         draws=draws,
         shard=shard,
     )
-    for cells in api.execute_requests(requests, surroundings, out, jobs, Console(stderr=True)):
+    if device and devices is not None:
+        raise SpecError("--device does not go with --devices: give one of them")
+    lent = () if devices is None else read_devices(devices)
+    workers = Workers(jobs, backend, scheduler, address, lent)
+    for cells in api.execute_requests(requests, surroundings, out, workers, Console(stderr=True)):
         typer.echo(f"{heading(cells)}\n\n{summary(cells)}\n")
     typer.echo(f"Tables: {out / 'cells.csv'}, shards.csv, images.parquet")
 
@@ -148,7 +165,7 @@ def calibrate(
     model: ModelName = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the noise. [default: 0]")] = None,
     shard: Annotated[int | None, typer.Option(help="Images that coupled defenses see.")] = None,
-    device: Device = "cpu",
+    device: Device = None,
     batch: Batch = None,
     jobs: Jobs = None,
     out: Out = api.RESULTS,
@@ -170,7 +187,7 @@ def calibrate(
         shard=shard,
     )
     places = load_config(data_root, weights_root, checkpoint, config, cache)
-    surroundings = Surroundings(places, tuple(plugin or ()), device, batch)
+    surroundings = Surroundings(places, tuple(plugin or ()), device or "cpu", batch)
     found = api.find_strengths(request, surroundings, out, jobs, Console(stderr=True))
     picture = out / "calibrations.svg"
     draw_strengths(found, picture)
@@ -245,6 +262,22 @@ def check(
 def status(out: Out = api.RESULTS) -> None:
     """Tell what a folder of results holds: done, missing, damaged, failed."""
     typer.echo(inspection.status(out))
+
+
+@app.command()
+def collect(out: Folder = api.RESULTS) -> None:
+    """Rebuild the tables of a folder from what is there, also while a run goes on."""
+    typer.echo(inspection.collect(out))
+
+
+@app.command()
+def verify(out: Folder = api.RESULTS) -> None:
+    """Check files, keys and tables of a folder and of all folders in it."""
+    found = store_check.verify(out)
+    if found:
+        typer.echo("\n".join(found))
+        raise typer.Exit(1)
+    typer.echo("nothing wrong found")
 
 
 def main() -> None:

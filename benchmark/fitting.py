@@ -17,6 +17,7 @@ from benchmark.defense import Defense
 from benchmark.entry import Choice
 from benchmark.errors import DataError, StoreError
 from benchmark.files import place
+from benchmark.loading import alone
 from benchmark.spec import Part, digest
 from benchmark.stack import DefenseChoice
 from benchmark.victim import Victim
@@ -41,12 +42,13 @@ def attach(
     Raises:
         BenchError: If the defense does not fit the victim, or the cache cannot be written.
     """
-    defense = choice.build()
-    for one, member in zip(choice.members, defense.members, strict=True):
-        member.check(victim)
-        if member.recipe():
-            victim = _trained(one, member, victim, data, cache, told)
-        member.prepare(victim, data)
+    with alone:
+        defense = choice.build()
+        for one, member in zip(choice.members, defense.members, strict=True):
+            member.check(victim)
+            if member.recipe():
+                victim = _trained(one, member, victim, data, cache, told)
+            member.prepare(victim, data)
     return defense, victim
 
 

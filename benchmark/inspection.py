@@ -20,6 +20,7 @@ from benchmark.facts import Traits
 from benchmark.ref import Ref, text
 from benchmark.store import Store
 from benchmark.suites import load_suite, suites
+from benchmark.tables import rebuild
 
 _KINDS: dict[str, Catalogue[Any]] = {
     "attacks": ATTACKS,
@@ -172,9 +173,7 @@ def status(out: Path) -> str:
     Raises:
         StoreError: If it holds no results.
     """
-    if not (out / "shards").is_dir():
-        raise StoreError(f"'{out}' holds no results: it has no folder 'shards'")
-    store = Store(out)
+    store = _there(out, writable=False)
     damaged = []
     done: dict[str, set[int]] = {}
     wanted: dict[str, int] = {}
@@ -198,3 +197,23 @@ def status(out: Path) -> str:
     lines = [tabulate(sorted(table), headers=headers), *damaged]
     lines += [f"failed: {path.stem}: {_last_line(path)}" for path in failures]
     return "\n".join(lines)
+
+
+def collect(out: Path) -> str:
+    """Rebuild the tables of a folder; tell what they are of.
+
+    Raises:
+        StoreError: If it holds no results, or cannot be written.
+    """
+    store = _there(out, writable=True)
+    found = rebuild(store)
+    cells = {shard["cell"]["cell"] for shard in found.shards}
+    lines = [f"damaged, and missing in the tables: {line}" for line in store.damaged]
+    lines.append(f"{len(found.shards)} shards of {len(cells)} cells are in the tables of {out}")
+    return "\n".join(lines)
+
+
+def _there(out: Path, *, writable: bool) -> Store:
+    if not (out / "shards").is_dir():
+        raise StoreError(f"'{out}' holds no results: it has no folder 'shards'")
+    return Store(out, writable=writable)

@@ -1,9 +1,12 @@
-"""Loads data sets and victims once per process."""
+"""Loads data sets and victims once in each thread that asks for them."""
 
 from __future__ import annotations
 
-from functools import lru_cache
+import threading
+from collections.abc import Callable
+from functools import lru_cache, wraps
 from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,8 +19,29 @@ from benchmark.errors import DataError, SpecError, VictimError
 from benchmark.spec import Cell, Look
 from benchmark.victim import ModelRequest, Victim
 
+P = ParamSpec("P")
+T = TypeVar("T")
 
-@lru_cache(maxsize=2)
+_mine = threading.local()
+# Networks draw their first weights from the one global stream, which some entries seed.
+alone = threading.RLock()
+
+
+def _once(build: Callable[P, T]) -> Callable[P, T]:
+    """Remember the last two results in each thread: a victim carries the edits of its user."""
+
+    @wraps(build)
+    def remembered(*given: P.args, **named: P.kwargs) -> T:
+        caches: dict[str, Any] = _mine.__dict__
+        cache = caches.setdefault(build.__name__, lru_cache(maxsize=2)(build))
+        with alone:
+            found: T = cache(*given, **named)
+        return found
+
+    return remembered
+
+
+@_once
 def load_dataset(text: str, config: Config) -> Dataset:
     """Load a data set.
 
@@ -30,7 +54,7 @@ def load_dataset(text: str, config: Config) -> Dataset:
     return dataset
 
 
-@lru_cache(maxsize=2)
+@_once
 def load_victim(text: str, data_text: str, config: Config, device: str) -> Victim:
     """Load a victim for a data set and check that both have the same classes.
 
@@ -71,9 +95,8 @@ def _laid_out(victim: Victim, image: Tensor) -> Victim:
 
 
 def forget() -> None:
-    """Load everything anew when it is next asked for."""
-    load_dataset.cache_clear()
-    load_victim.cache_clear()
+    """Load everything anew when this thread next asks for it."""
+    _mine.__dict__.clear()
 
 
 def load_for(work: Cell | Look, config: Config, device: str) -> tuple[Dataset, Victim]:

@@ -9,10 +9,13 @@ from dataclasses import astuple
 from typing import Any
 
 from benchmark.matching import Calibration
+from benchmark.protocol import Protocol
 from benchmark.provenance import provenance
+from benchmark.scores import Scores
 from benchmark.spec import Cell, Look, Part, digest
 from benchmark.store import CALIBRATIONS, Store
 from benchmark.tasks.attack import ShardResult
+from benchmark.types import Aim, Norm, Probes, Threat
 
 
 def content(result: ShardResult, device: str, started: datetime.datetime) -> dict[str, Any]:
@@ -59,6 +62,26 @@ def cell_columns(cell: Cell) -> dict[str, Any]:
         "images": cell.images,
         "run_to_budget": protocol.run_to_budget,
     }
+
+
+def cell_of(columns: Mapping[str, Any]) -> Cell:
+    """Make the cell again whose columns these are, as far as they are in its key.
+
+    Raises:
+        KeyError: If a column is missing.
+        ValueError: If one does not say what it ought to.
+    """
+    records = json.loads(columns["parameters"])
+    parts = [Part("", columns[n], records[n]) for n in ("dataset", "model", "defense", "attack")]
+    budgets = tuple(int(mark) for mark in columns["budgets"].split("+"))
+    said = dict(word.split("=", 1) for word in columns["protocol"].split())
+    threat = Threat(Norm(columns["norm"]), columns["eps"], budgets[-1], Aim(columns["aim"]))
+    scores, probes = Scores.parse(said["scores"]), Probes(said["probes"])
+    votes, draws, whole = int(said["votes"]), int(said["draws"]), columns["run_to_budget"]
+    protocol = Protocol(budgets, scores, probes, votes, draws, whole)
+    more = columns["images"], columns["seed"], said["device"]
+    dataset, model, defense, attack = parts
+    return Cell(dataset, model, defense, attack, threat, protocol, *more)
 
 
 def look_content(look: Look, result: Mapping[str, Any], device: str) -> dict[str, Any]:

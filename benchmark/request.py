@@ -15,6 +15,7 @@ from benchmark.scores import Scores
 from benchmark.types import Norm, Probes
 
 _MARKS = (100, 1000, 2500, 10_000)  # usual checkpoints of the literature
+MOST_VOTES = 999
 
 
 class Exclusion(BaseModel):
@@ -92,7 +93,7 @@ class Request(BaseModel):
     seed: Annotated[int, Field(ge=0)] = 0
     scores: Scores = Scores()
     probes: Probes = Probes.BOX
-    votes: Annotated[int, Field(ge=1, le=999)] = 9
+    votes: Annotated[int, Field(ge=1, le=MOST_VOTES)] = 9
     draws: Annotated[int, Field(ge=1, le=10**6)] = 20
     shard: Annotated[int, Field(ge=1, le=10**9)] = 100
 

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from benchmark.errors import StoreError
 from benchmark.files import place
 from benchmark.spec import SCHEMA, digest
@@ -23,6 +25,7 @@ class Store:
 
     Args:
         folder: Where finished work, failures and tables lie; made if missing.
+        writable: It is to be written, not only read.
 
     Attributes:
         damaged: What was wrong with files that were passed over since it was last cleared.
@@ -31,17 +34,33 @@ class Store:
         StoreError: If the folder cannot be written.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, writable: bool = True) -> None:
         self.folder = folder
         self.shards = folder / SHARDS
         self.failures = folder / "failures"
         self.damaged: list[str] = []
+        if not writable:
+            return
         try:
             self.shards.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.shards):
                 pass
         except OSError as error:
             raise StoreError(f"cannot write results to '{folder}': {error.strerror}") from None
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep others from rebuilding tables, so that theirs cannot be older and come later.
+
+        Raises:
+            StoreError: If the folder cannot be written.
+        """
+        try:
+            lock = FileLock(self.folder / ".lock").acquire()
+        except OSError as error:
+            raise StoreError(f"cannot lock '{self.folder}': {error.strerror}") from None
+        with lock:
+            yield
 
     def sweep(self) -> None:
         """Remove what killed runs left half-written, all of it in a folder of our own."""

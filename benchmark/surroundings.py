@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -32,6 +32,12 @@ class Surroundings:
         """Import the plug-ins, once in each process."""
         for plugin in self.plugins:
             load_file(plugin)
+
+    def absolute(self) -> Surroundings:
+        """Return the same place with full paths, for workers that started in another folder."""
+        paths = {key: path and path.absolute() for key, path in self.config}
+        config = Config(**{**paths, "cache": self.config.cache_folder.absolute()})
+        return replace(self, config=config, plugins=tuple(p.absolute() for p in self.plugins))
 
     def batch_for(self, pixels: int) -> int:
         """Images in one forward pass for images of so many values."""

@@ -43,15 +43,21 @@ _IMAGES = pa.schema(
 
 _DIGITS = 6
 _EXACT = ("eps", "p", "p_holm")
-_CELL_ORDER = [
-    *("dataset", "model", "norm", "eps", "aim", "seed", "defense", "attack", "cell", "budget")
-]
-_COMPARISON_ORDER = [
-    *("dataset", "model", "norm", "eps", "aim", "protocol", "seed", "images", "budget"),
-    *("matched_drop", "attack", "defense_a", "defense_b", "cell_a", "cell_b"),
-]
-_DEFENSE_ORDER = ["dataset", "model", "seed", "defense", "look"]
-_CALIBRATION_ORDER = ["dataset", "model", "seed", "defense", "target", "split", "images"]
+ORDERS = {  # columns that rows are sorted by
+    "cells.csv": [
+        *("dataset", "model", "norm", "eps", "aim", "seed", "defense", "attack", "cell", "budget")
+    ],
+    "shards.csv": ["cell", "first"],
+    "timings.csv": ["shard"],
+    "defenses.csv": ["dataset", "model", "seed", "defense", "look"],
+    "defense_timings.csv": ["look"],
+    "calibrations.csv": ["dataset", "model", "seed", "defense", "target", "split", "images"],
+    "comparisons.csv": [
+        *("dataset", "model", "norm", "eps", "aim", "protocol", "seed", "images", "budget"),
+        *("matched_drop", "attack", "defense_a", "defense_b", "cell_a", "cell_b"),
+    ],
+    "flags.csv": names(FlagRow),
+}
 # What cells share that one worst case is taken over, besides all entries but the attack.
 _SETTING = ("norm", "eps", "aim", "budgets", "protocol", "seed", "images")
 
@@ -85,6 +91,15 @@ def rebuild(store: Store) -> Finished:
     Raises:
         StoreError: If the folder cannot be written.
     """
+    with store.alone():
+        found, tables = made(store)
+        for name, data in tables.items():
+            store.write_table(name, data)
+    return found
+
+
+def made(store: Store) -> tuple[Finished, dict[str, bytes]]:
+    """Make every table of a folder from its files; `store.damaged` tells what was passed over."""
     store.damaged.clear()
     shards = list(store.intact())
     about = About(list(store.intact(LOOKS)), list(store.intact(CALIBRATIONS)))
@@ -94,29 +109,29 @@ def rebuild(store: Store) -> Finished:
         "cells.csv": _cells(settings, about),
         "shards.csv": shard_table(shards),
         "timings.csv": timing_table(shards),
-        "defenses.csv": frame(about.rows(), DefenseRow, _DEFENSE_ORDER),
-        "defense_timings.csv": frame(about.timings(), DefenseTimingRow, ["look"]),
-        "calibrations.csv": frame(about.strengths(), CalibrationRow, _CALIBRATION_ORDER),
+        "defenses.csv": frame(about.rows(), DefenseRow, ORDERS["defenses.csv"]),
+        "defense_timings.csv": frame(
+            about.timings(), DefenseTimingRow, ORDERS["defense_timings.csv"]
+        ),
+        "calibrations.csv": frame(about.strengths(), CalibrationRow, ORDERS["calibrations.csv"]),
         "comparisons.csv": comparison_table(settings, about),
         "flags.csv": found.flags(),
     }
-    for name, table in tables.items():
-        store.write_table(name, _csv(table))
-    store.write_table("images.parquet", _parquet(image_table(shards)))
-    return found
+    written = {name: _csv(table) for name, table in tables.items()}
+    return found, {**written, "images.parquet": _parquet(image_table(shards))}
 
 
 def flag_table(settings: Iterable[Sequence[Measured]], about: About) -> pd.DataFrame:
     """Make `flags.csv`."""
     flags = [flag for alike in settings for flag in flags_of_attacks(alike)]
     flags += [flag for row in about.rows() for flag in flags_of_look(row)]
-    return frame(flags, FlagRow, names(FlagRow)).drop_duplicates(ignore_index=True)
+    return frame(flags, FlagRow, ORDERS["flags.csv"]).drop_duplicates(ignore_index=True)
 
 
 def comparison_table(settings: Iterable[Sequence[Measured]], about: About) -> pd.DataFrame:
     """Make `comparisons.csv`."""
     defenses = [_by_attack(alike) for alike in settings]
-    return frame(compare(defenses, about), ComparisonRow, _COMPARISON_ORDER)
+    return frame(compare(defenses, about), ComparisonRow, ORDERS["comparisons.csv"])
 
 
 def shard_table(shards: Iterable[Content]) -> pd.DataFrame:
@@ -132,13 +147,13 @@ def shard_table(shards: Iterable[Content]) -> pd.DataFrame:
         }
         for shard in shards
     ]
-    return frame(rows, ShardRow, ["cell", "first"])
+    return frame(rows, ShardRow, ORDERS["shards.csv"])
 
 
 def timing_table(shards: Iterable[Content]) -> pd.DataFrame:
     """Make `timings.csv`."""
     rows = [{"shard": shard["key"], **shard["timing"]} for shard in shards]
-    return frame(rows, TimingRow, ["shard"])
+    return frame(rows, TimingRow, ORDERS["timings.csv"])
 
 
 def image_table(shards: Iterable[Content]) -> pa.Table:
@@ -163,7 +178,7 @@ def _cells(settings: Iterable[Sequence[Measured]], about: About | None) -> pd.Da
         attacks = _by_attack(alike)
         worst = [worst_case(list(attacks.values()))] if len(attacks) > 1 else []
         rows += [{**row, **more} for one in [*alike, *worst] for row in one.rows()]
-    return frame(rows, CellRow, _CELL_ORDER)
+    return frame(rows, CellRow, ORDERS["cells.csv"])
 
 
 def _by_attack(cells: Iterable[Measured]) -> dict[str, Measured]:

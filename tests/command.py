@@ -148,8 +148,7 @@ def _forget(names, files):
                 kind.remove(entry.name)
                 sys.modules.pop(entry.module, None)
     catalogue._loaded.intersection_update(files)
-    loading.load_dataset.cache_clear()
-    loading.load_victim.cache_clear()
+    loading.forget()
 
 
 @pytest.fixture(scope="module")

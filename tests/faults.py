@@ -310,6 +310,18 @@ FAULTS = {
         "self._turn = self._turn + 1",
         ("tests/test_simba.py",),
     ),
+    "threads-share-a-victim": Fault(
+        "benchmark/loading.py",
+        "_mine = threading.local()",
+        '_mine = type("Shared", (), {})()',
+        ("tests/test_backends.py::test_threads_have_victims_of_their_own",),
+    ),
+    "older-tables-come-last": Fault(
+        "benchmark/tables.py",
+        "    with store.alone():\n",
+        "    if store:\n",
+        ("tests/test_verify.py::test_tables_are_not_overwritten_by_older_ones",),
+    ),
     "key-forgets-the-seed": Fault(
         "benchmark/spec.py",
         '"images": self.images,\n            "seed": self.seed,\n',

@@ -98,7 +98,7 @@ def test_a_disk_that_fills_up_keeps_what_was_finished(bench, monkeypatch):
     assert "No space left on device" in error
     before = stored(Path("out"))
     assert [Path(name).suffix for name in before] == [".json"]
-    assert {path.name for path in Path("out").iterdir()} == {"shards", "looks"}
+    assert {path.name for path in Path("out").iterdir()} == {"shards", "looks", ".lock"}
     monkeypatch.setattr(os, "fsync", real)
     assert bench("run", "--attacks", "square", *SMALL, "--out", Path("out")).code == 0
     assert before.items() < stored(Path("out")).items()
