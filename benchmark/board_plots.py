@@ -15,9 +15,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from benchmark.comparisons import UNDEFENDED
 from benchmark.measured import WORST_CASE
 from benchmark.plots import STYLE
+from benchmark.stack import undefended
 from benchmark.standings import Board, Row, Setting, Standing
 
 MARK = "bench leaderboard"
@@ -150,15 +150,16 @@ def _share(one: Standing, attack: str) -> float:
 def _looks(names: Sequence[str]) -> dict[str, Look]:
     """A line for each defense that differs from the others in more than colour."""
     found: dict[str, Look] = {}
-    for place, name in enumerate(sorted(set(names) - {UNDEFENDED})):
+    bare = str(undefended())
+    for place, name in enumerate(sorted(set(names) - {bare})):
         turn, colour = divmod(place, len(_COLOURS))
         found[name] = {
             "color": _COLOURS[colour],
             "ls": _LINES[turn % len(_LINES)],
             "marker": _MARKERS[place % len(_MARKERS)],
         }
-    if UNDEFENDED in names:
-        found[UNDEFENDED] = {"color": "black", "ls": ":", "marker": "x"}
+    if bare in names:
+        found[bare] = {"color": "black", "ls": ":", "marker": "x"}
     return {name: {**look, "lw": 1.2, "ms": 4.5, "label": name} for name, look in found.items()}
 
 

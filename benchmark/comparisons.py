@@ -12,9 +12,8 @@ import numpy.typing as npt
 from benchmark.about import About
 from benchmark.families import families, lacking
 from benchmark.measured import WORST_CASE, Measured, worst_case
+from benchmark.stack import undefended
 from benchmark.statistics import holm, mcnemar
-
-UNDEFENDED = "none"
 
 _ABOUT = ("dataset", "model", "norm", "eps", "aim", "protocol", "seed", "images")
 _SETTING = (*_ABOUT, "budgets")
@@ -56,7 +55,7 @@ def _compare(defenses: Sequence[Attacked], about: About) -> Iterator[Row]:
     """Compare the defenses of one setting, drop by drop and attack by attack."""
     cells = {str(_cell(one)["defense"]): _cell(one) for one in defenses}
     drops = {name: about.drops(cell) for name, cell in cells.items()}
-    free = {UNDEFENDED, *(name for name, cell in cells.items() if about.keeps_label(cell))}
+    free = {str(undefended()), *(name for name, cell in cells.items() if about.keeps_label(cell))}
     for drop, names in families(drops, free).items():
         family = [one for one in defenses if _cell(one)["defense"] in names]
         every = {attack for one in family for attack in one}

@@ -9,11 +9,11 @@ from typing import Any
 
 import pandas as pd
 
-from benchmark.comparisons import UNDEFENDED
 from benchmark.errors import StoreError
 from benchmark.families import KEEPS_LABEL, families, lacking
 from benchmark.measured import WORST_CASE
 from benchmark.reference import Reference
+from benchmark.stack import undefended
 from benchmark.statistics import SIGNIFICANT
 
 _SETTING = ["dataset", "model", "norm", "eps", "aim", "images", "seed", "protocol", "budgets"]
@@ -94,7 +94,7 @@ def standings(reference: Reference) -> list[Setting]:
 def _setting(about: dict[str, Any], cells: pd.DataFrame, reference: Reference) -> Setting:
     points = _points(cells, reference)
     drops = {name: _drops(some, reference) for name, some in points.items()}
-    free = {UNDEFENDED, *(name for name in points if _keeps_label(name, about, reference))}
+    free = {str(undefended()), *(name for name in points if _keeps_label(name, about, reference))}
     boards = [
         _board(drop, {name: points[name] for name in some}, reference)
         for drop, some in families(drops, free).items()
