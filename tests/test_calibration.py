@@ -105,4 +105,7 @@ def test_doubtful_strengths_are_said_aloud():
 
 def test_a_curve_that_jumps_over_the_target_is_missed():
     found = curve(lambda s: 0.03 * (s > 0.07)).match(0.01)
-    assert not found.saturated and found.point.drop in {0.0, 0.03}
+    assert not found.saturated
+    defense = DefenseChoice.parse("rnd")
+    lines = Calibration(defense, (found.point,), (found,), Split.CALIBRATE, 100).doubts()
+    assert len(lines) == 1 and "missed" in lines[0]
