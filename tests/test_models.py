@@ -22,6 +22,7 @@ from torch import nn
 from benchmark.checkpoints import check_input, fingerprint, load_into, read_state
 from benchmark.data import DataRequest, Split
 from benchmark.errors import BenchError, DataError, RegistryError, SpecError
+from benchmark.loading import _laid_out
 from benchmark.victim import ModelRequest, Victim
 from registry.datasets.mnist import mnist
 from registry.models import mnist_cnn, resnet_cifar, timm_zoo, torchvision_zoo
@@ -357,3 +358,23 @@ def test_fingerprint_sees_every_bit_and_no_use():
     assert fingerprint(victim) == before
     network.bn1.running_var[3] += 1e-7
     assert fingerprint(victim) != before
+
+
+@pytest.mark.parametrize("views", [False, True])
+def test_weights_lie_with_channels_last_unless_the_network_views_its_features(views):
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(3, 4, 3), nn.Linear(144, 2)
+
+        def forward(self, images):
+            maps = self.conv(images)
+            return self.head(maps.view(len(maps), -1) if views else maps.flatten(1))
+
+    victim = Victim(Network(), mean=(0.0,) * 3, std=(1.0,) * 3, num_classes=2)
+    images = torch.rand(2, 3, 8, 8)
+    expected = victim(images)
+    found = _laid_out(victim, images[:1])
+    assert torch.allclose(found(images), expected, atol=1e-5)
+    last = found.network.conv.weight.is_contiguous(memory_format=torch.channels_last)
+    assert last != views
