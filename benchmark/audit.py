@@ -1,8 +1,9 @@
-"""Uncounted looks at a defended victim: clean accuracy, verification (S2), expectation (S3)."""
+"""Uncounted looks at a defended victim: clean answers, verification (S2), submission (S3, S4)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -58,32 +59,45 @@ class Judge:
         return wrong.view(-1, times).sum(1)
 
 
-def expected_broken(
+class Submitted(NamedTuple):
+    """What fresh answers say of the best image at each checkpoint.
+
+    Attributes:
+        expected_broken: (B, checkpoints) bool: the mean answer is adversarial (S3).
+        wrong: (B, checkpoints) int64: how many of the answers were adversarial (S4).
+    """
+
+    expected_broken: Tensor
+    wrong: Tensor
+
+
+def submit(
     defended: Defended,
     memory: BestImages,
     problem: Problem,
     marks: Sequence[int],
     draws: int,
     rng: RowRng,
-) -> Tensor:
-    """Tell whether the mean answer on the best image is adversarial at each checkpoint (S3).
-
-    Returns:
-        (B, len(marks)) bool.
-    """
+) -> Submitted:
+    """Ask `draws` answers to the best image of each row at each checkpoint."""
     rows = problem.rows
-    result = torch.zeros((len(rows), len(marks)), dtype=torch.bool, device=rows.device)
+    broken = torch.zeros((len(rows), len(marks)), dtype=torch.bool, device=rows.device)
+    wrong = torch.zeros_like(broken, dtype=torch.int64)
     before: Tensor | None = None
     for place, mark in enumerate(marks):
         images = memory.at(mark)
         changed = torch.ones_like(rows, dtype=torch.bool)
         if before is not None:
             changed = (images != before).flatten(1).any(1)
-            result[:, place] = result[:, place - 1]
+            broken[:, place], wrong[:, place] = broken[:, place - 1], wrong[:, place - 1]
         index = changed.nonzero()[:, 0]
         total = images.new_zeros((len(index), defended.victim.num_classes))
+        asked = torch.zeros_like(index)
         for _ in range(draws):
-            total += defended.answer(images[index], index, rng).softmax(1)
-        result[index, place] = problem.adversarial(total.argmax(1), index)
+            logits = defended.answer(images[index], index, rng)
+            total += logits.softmax(1)
+            asked += problem.adversarial(logits.argmax(1), index)
+        broken[index, place] = problem.adversarial(total.argmax(1), index)
+        wrong[index, place] = asked
         before = images
-    return result
+    return Submitted(broken, wrong)

@@ -11,9 +11,10 @@ import numpy.typing as npt
 
 from benchmark.curves import nearest
 from benchmark.spec import digest
-from benchmark.statistics import median, wilson
+from benchmark.statistics import Ints, all_right, median, undecided, wilson
 
 WORST_CASE = "worst-case"
+SUBMITTED = (1, 10)  # times that the best image is submitted (S4)
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -30,6 +31,8 @@ class Measured:
         first_hit: (n,) number of the first hit, infinite for none.
         broken_at: (n,) number of the verified hit, infinite for none.
         expected_broken: (n, budgets) the mean answer is adversarial.
+        wrong: (n, budgets) answers of `draws` to the best image that are adversarial.
+        draws: Answers asked to the best image.
         nearest: (n, budgets) distance of the nearest hit so far, infinite for none, NaN if the
             attack does not look for the nearest.
         costs: Queries of the whole cell.
@@ -41,6 +44,8 @@ class Measured:
     first_hit: Floats
     broken_at: Floats
     expected_broken: Bools
+    wrong: Ints
+    draws: int
     nearest: Floats
     costs: Mapping[str, int]
 
@@ -54,6 +59,8 @@ class Measured:
         def numbers(name: str) -> Floats:
             return np.array([np.inf if v is None else v for v in column(name)], dtype=np.float64)
 
+        draws, marks = _draws(cell), _marks(cell)
+        wrong = [[draws] * len(marks) if v is None else v for v in column("wrong_answers")]
         return cls(
             cell,
             np.array(column("clean_correct")) / np.array(column("clean_draws")),
@@ -61,7 +68,9 @@ class Measured:
             numbers("first_hit"),
             numbers("broken_at"),
             np.array(column("expected_broken")),
-            nearest(column("trace_queries"), column("trace_distances"), _marks(cell)),
+            np.array(wrong, dtype=np.int64),
+            draws,
+            nearest(column("trace_queries"), column("trace_distances"), marks),
             {
                 "queries_used": sum(s["costs"]["counted_queries"] for s in shards),
                 "verification_queries": sum(s["costs"]["verification_queries"] for s in shards),
@@ -85,6 +94,7 @@ class Measured:
         for name, share in shares.items():
             row[name] = float(share)
             row[f"{name}_low"], row[f"{name}_high"] = wilson(float(share), len(attacked))
+        row |= self._submitted(place)
         spent = np.where(self.broken_at <= budget, self.broken_at, np.inf)[attacked]
         broken = spent[np.isfinite(spent)]
         row["queries_mean"] = float(broken.mean()) if len(broken) else None
@@ -92,6 +102,20 @@ class Measured:
         row["queries_median_censored"] = median(spent)
         row["distance_median"] = median(self.nearest[attacked, place])
         return row
+
+    def _submitted(self, place: int) -> dict[str, float | None]:
+        """Outcomes of submitting the best image once and several times (S4)."""
+        columns = {times: f"robust_accuracy_persistent_{times}" for times in SUBMITTED}
+        if self.draws < max(SUBMITTED):
+            return dict.fromkeys((*columns.values(), "undecided"))
+        wrong = self.wrong[:, place]
+        shares = {n: all_right(wrong, self.draws, times) for times, n in columns.items()}
+        shares["undecided"] = undecided(wrong, self.draws).astype(np.float64)
+        return {name: float((self.attacked * share).mean()) for name, share in shares.items()}
+
+
+def _draws(cell: Mapping[str, Any]) -> int:
+    return int(dict(word.split("=") for word in cell["protocol"].split())["draws"])
 
 
 def _marks(cell: Mapping[str, Any]) -> list[int]:
@@ -122,6 +146,8 @@ def worst_case(cells: Sequence[Measured]) -> Measured:
         np.minimum.reduce([one.first_hit for one in cells]),
         np.minimum.reduce([one.broken_at for one in cells]),
         np.logical_or.reduce([one.expected_broken for one in cells]),
+        np.maximum.reduce([one.wrong for one in cells]),
+        first.draws,
         np.minimum.reduce([one.nearest for one in cells]),
         {name: sum(one.costs[name] for one in cells) for name in first.costs},
     )

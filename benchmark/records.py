@@ -31,6 +31,11 @@ class ImageRow:
     broken_at: Annotated[int | None, "number of the query whose hit was verified (S2)"]
     distance: Annotated[float | None, "distance of the image that broke it, pixel units"]
     expected_broken: Annotated[list[bool], "for each budget: the mean answer is wrong (S3)"]
+    wrong_answers: Annotated[
+        list[int] | None,
+        "for each budget: how many of the answers that S3 averages were adversarial; empty if not "
+        "attacked",
+    ]
     trace_queries: Annotated[
         list[int] | None,
         "number of each query whose hit was nearer than all before, at any distance; empty "
@@ -68,7 +73,7 @@ class ShardRow:
         int, "queries charged to the attack; of the whole run if radii share it"
     ]
     verification_queries: Annotated[int, "uncounted answers asked to verify hits"]
-    audit_queries: Annotated[int, "uncounted answers asked for clean accuracy and S3"]
+    audit_queries: Annotated[int, "uncounted answers asked for clean accuracy, S3 and S4"]
     flagged_queries: Annotated[int, "counted queries that the defense took for an attack's"]
     batch: Annotated[int, "images in one forward pass, unless the defense is coupled"]
     device: Annotated[str, "device: cpu, or the name of the GPU"]
@@ -117,6 +122,19 @@ class CellRow:
     ]
     robust_accuracy_expected_low: Annotated[float, "95 % Wilson interval, lower end"]
     robust_accuracy_expected_high: Annotated[float, "upper end"]
+    robust_accuracy_persistent_1: Annotated[
+        float | None,
+        "S4: as S3, but each image counts as much as fresh answers on it are right; empty with "
+        "fewer than 10 draws",
+    ]
+    robust_accuracy_persistent_10: Annotated[
+        float | None, "S4: the same where it is submitted ten times and all answers must be right"
+    ]
+    undecided: Annotated[
+        float | None,
+        "share of images whose fresh answers do not tell whether most are wrong: the 95 % Wilson "
+        "interval holds one half; empty with fewer than 10 draws",
+    ]
     queries_mean: Annotated[float | None, "mean queries to the verified hit, over broken images"]
     queries_median: Annotated[float | None, "median of the same; empty if none was broken"]
     queries_median_censored: Annotated[

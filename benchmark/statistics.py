@@ -2,19 +2,51 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import numpy.typing as npt
+from scipy.special import comb
 from scipy.stats import binom, binomtest
 
 SIGNIFICANT = 0.05  # of p values after correction
 
 Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
 
 
 def wilson(share: float, count: int) -> tuple[float, float]:
     """95 % Wilson interval of a share of `count` images (rounded to whole images)."""
     interval = binomtest(round(share * count), count).proportion_ci(method="wilson")
     return float(interval.low), float(interval.high)
+
+
+def all_right(wrong: Ints, draws: int, times: int) -> Floats:
+    """Estimate without bias how likely `times` further answers are all right.
+
+    Args:
+        wrong: (n,) wrong answers among `draws` that were asked.
+        draws: At least `times`.
+        times: Answers that are to be right.
+
+    Returns:
+        (n,) share of the ways to take `times` of the answers that take no wrong one.
+    """
+    return np.asarray(comb(draws - wrong, times) / comb(draws, times), dtype=np.float64)
+
+
+def undecided(wrong: Ints, draws: int) -> npt.NDArray[np.bool_]:
+    """Tell where `wrong` of `draws` answers leave open whether most are wrong, (n,).
+
+    It is open if their 95 % Wilson interval holds one half.
+    """
+    ends = _ends(draws)
+    return np.asarray((ends[wrong, 0] <= 0.5) & (ends[wrong, 1] >= 0.5))
+
+
+@cache
+def _ends(draws: int) -> Floats:
+    return np.array([wilson(count / draws, draws) for count in range(draws + 1)])
 
 
 def median(values: Floats) -> float | None:

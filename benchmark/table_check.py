@@ -80,6 +80,8 @@ def _shares(row: Mapping[Any, Any]) -> Iterator[str]:
         ends = wilson(count / images, images)
         if not np.allclose(ends, [row[f"{name}_low"], row[f"{name}_high"]], 0, _ROUNDED):
             yield f"the interval of {name} is another"
+    if row["robust_accuracy_persistent_10"] > row["robust_accuracy_persistent_1"]:
+        yield "more survive ten submissions than one"
     if row["robust_accuracy_first_hit"] > row["robust_accuracy"]:
         yield "more survive first hits than verified ones"
 

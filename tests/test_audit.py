@@ -8,7 +8,7 @@ import pytest
 import torch
 from support import Scripted, streams, tiny_dataset, tiny_victim, toy_problem
 
-from benchmark.audit import Judge, clean_hits, expected_broken
+from benchmark.audit import Judge, clean_hits, submit
 from benchmark.defended import Defended
 from benchmark.defense import Defense
 from benchmark.memory import BestImages
@@ -128,7 +128,8 @@ def test_the_expected_label_is_that_of_the_mean_probability_at_each_checkpoint()
     moved(memory, problem, 3, 11)
     defense = Noisy(problem.labels)
     defended = Defended(tiny_victim(SHAPE), defense, 64)
-    broken = expected_broken(defended, memory, problem, marks, 6, streams(4))
+    broken, wrong = submit(defended, memory, problem, marks, 6, streams(4))
+    assert wrong.tolist() == [[2, 2, 2], [0, 2, 2], [0, 0, 2], [0, 0, 0]]  # every third answer
     assert broken.int().tolist() == [[1, 1, 1], [0, 1, 1], [0, 0, 1], [0, 0, 0]]
 
 
@@ -137,6 +138,7 @@ def test_checkpoints_at_which_no_image_changed_need_no_answers(count):
     problem = toy_problem(count, SHAPE)
     memory = BestImages(problem, (1, 2))
     defended = Defended(tiny_victim(SHAPE), Noisy(problem.labels), 64)
-    broken = expected_broken(defended, memory, problem, (1, 2), 6, streams(count))
+    broken, wrong = submit(defended, memory, problem, (1, 2), 6, streams(count))
+    assert wrong.tolist() == [[0, 0]] * count
     assert broken.tolist() == [[False, False]] * count
     assert defended.forwards == 6 * count

@@ -137,8 +137,8 @@ def test_correction_is_over_the_pairs_of_one_attack():
 @pytest.mark.parametrize(
     "change",
     [
-        {"seed": 1}, {"eps": 0.2}, {"protocol": "q"}, {"aim": "targeted"}, {"budgets": "10+60"},
-        {"budgets": "20+50"}, {"norm": "l2"}, {"model": "n"},
+        {"seed": 1}, {"eps": 0.2}, {"aim": "targeted"}, {"budgets": "10+60"}, {"norm": "l2"},
+        {"budgets": "20+50"}, {"protocol": "draws=21"}, {"model": "n"},
         {"parameters": '{"attack": {}, "defense": {}, "dataset": {"v": 2}}'},
     ],
 )  # fmt: skip

@@ -235,12 +235,13 @@ def test_matched_drops_are_boards_of_their_own(tmp_path):
 
 def test_settings_are_sections_of_their_own(tmp_path):
     shards = [cell(name, "nes", rights(9), **more) for name in ("a", "none")
-              for more in ({}, {"seed": 1}, {"eps": 8 / 255}, {"protocol": "q"})]  # fmt: skip
+              for more in ({}, {"seed": 1}, {"eps": 8 / 255}, {"protocol": "draws=5"})]  # fmt: skip
     reference(tmp_path, "r", shards)
     page = leaderboard.build(tmp_path / "reference")["r.md"].decode()
     heads = re.findall(r"^## (.*)\n\n(.*)$", page, re.MULTILINE)
     assert len(set(heads)) == 4
-    assert ("m on mnist, linf 8/255, untargeted, 50 queries", "40 images, seed 0, `p`.") in heads
+    head = "m on mnist, linf 8/255, untargeted, 50 queries"
+    assert (head, "40 images, seed 0, `draws=20`.") in heads
 
 
 def flag(setting, name, **more):

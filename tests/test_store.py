@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import binom
+from scipy.stats import binom, hypergeom
 from support import refusal
 
 from benchmark import records, tables
@@ -27,7 +27,8 @@ CELL = {
     "cell": "c" * 16, "dataset": "mnist", "dataset_fingerprint": "f", "model": "m",
     "model_fingerprint": "g", "defense": "rnd", "attack": "square", "norm": "linf", "eps": 0.3,
     "aim": "untargeted",
-    "budgets": "10+50", "protocol": "p", "parameters": '{"attack": {}}', "seed": 0, "images": 12,
+    "budgets": "10+50", "protocol": "draws=20", "parameters": '{"attack": {}}',
+    "seed": 0, "images": 12,
     "run_to_budget": False,
 }  # fmt: skip
 
@@ -45,6 +46,7 @@ def image(seed):
         "queries": (broken or 50) if attacked else 0, "first_hit": first, "broken_at": broken,
         "distance": 0.25 if broken else None,
         "expected_broken": [rng.random() < 0.5 or not attacked for _ in range(2)],
+        "wrong_answers": [rng.randint(0, 20) for _ in range(2)] if attacked else None,
         "trace_queries": [first, 50] if first else None,
         "trace_distances": [0.5, 0.25] if first else None,
     }  # fmt: skip
@@ -257,6 +259,14 @@ def test_shares_are_counts_of_images_inside_their_intervals(seeds):
         assert row["robust_accuracy_first_hit"] == pytest.approx(robust("first_hit"))
         assert row["robust_accuracy_expected"] == pytest.approx(np.mean(expected))
         assert row["robust_accuracy_first_hit"] <= row["robust_accuracy"]
+        for times in (1, 10):  # a further answer is one of the twenty, drawn without repetition
+            right = [
+                i["attacked"] and hypergeom.pmf(0, 20, w, times)
+                for i, w in ((i, (i["wrong_answers"] or [20, 20])[place]) for i in images)
+            ]
+            assert row[f"robust_accuracy_persistent_{times}"] == pytest.approx(np.mean(right))
+        open_ = [i["attacked"] and 6 <= i["wrong_answers"][place] <= 14 for i in images]
+        assert row["undecided"] == pytest.approx(np.mean(open_))
         for name in SHARES:
             assert 0 <= row[f"{name}_low"] <= row[name] <= row[f"{name}_high"] <= 1
     later = found[[*SHARES[1:3]]].diff().iloc[1]
@@ -269,6 +279,13 @@ def test_the_interval_covers_the_true_share_about_as_often_as_it_says(chance):
     ends = np.array([wilson(k / 200, 200) for k in counts])
     inside = (ends[:, 0] <= chance) & (chance <= ends[:, 1])
     assert 0.925 < binom.pmf(counts, 200, chance)[inside].sum() < 0.985
+
+
+def test_few_answers_say_nothing_of_ten_submissions():
+    images = [{**image(place), "wrong_answers": [1, 2]} for place in range(4)]
+    found = tables.cell_table([shard(0, 4, {"images": 4, "protocol": "draws=9"}, images)])
+    empty = ["robust_accuracy_persistent_1", "robust_accuracy_persistent_10", "undecided"]
+    assert found[empty].isna().all(axis=None)
 
 
 def test_the_interval_is_wilsons():

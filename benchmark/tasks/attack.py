@@ -98,7 +98,7 @@ def run_shards(shards: Sequence[Shard], surroundings: Surroundings) -> list[Shar
     results = []
     for shard, tally, judge in zip(shards, oracle.tallies, judges, strict=True):
         looking = desk()
-        expected = _expected(problem, tally, cell.protocol, looking, streams, ids)
+        submitted = _submitted(problem, tally, cell.protocol, looking, streams, ids)
         costs = {
             "counted_queries": int(oracle.used.sum()),
             "verification_queries": judge.forwards if judge else 0,
@@ -106,7 +106,7 @@ def run_shards(shards: Sequence[Shard], surroundings: Surroundings) -> list[Shar
             "flagged_queries": counted.defense.flagged_queries,
             "batch": batch,
         }
-        columns = _columns(seen, tally, expected)
+        columns = _columns(seen, tally, submitted)
         results.append(ShardResult(shard, columns, costs, time.perf_counter() - began))
     return results
 
@@ -163,22 +163,22 @@ def _attack(
     return oracle, judges
 
 
-def _expected(
+def _submitted(
     problem: Problem,
     tally: Tally,
     protocol: Protocol,
     defended: Defended,
     streams: _Streams,
     ids: list[int],
-) -> Tensor:
-    """Whether the mean answer is wrong at each budget, (B, budgets); S3."""
+) -> audit.Submitted:
+    """What answers to the best image say at each budget; S3 and S4."""
     budgets, draws = protocol.budgets, protocol.draws
     if tally.memory is None:  # every answer is the mean answer
-        broken = tally.broken_at[:, None]
-        marks = torch.tensor(budgets, device=broken.device)
-        return (broken > 0) & (broken <= marks)
+        at = tally.broken_at[:, None]
+        broken = (at > 0) & (at <= torch.tensor(budgets, device=at.device))
+        return audit.Submitted(broken, draws * broken)
     rng = streams.defense("expected", ids)
-    return audit.expected_broken(defended, tally.memory, problem, budgets, draws, rng)
+    return audit.submit(defended, tally.memory, problem, budgets, draws, rng)
 
 
 class _Seen(NamedTuple):
@@ -191,7 +191,7 @@ class _Seen(NamedTuple):
     oracle: Oracle
 
 
-def _columns(seen: _Seen, tally: Tally, expected: Tensor) -> dict[str, list[Any]]:
+def _columns(seen: _Seen, tally: Tally, submitted: audit.Submitted) -> dict[str, list[Any]]:
     """Rows of all images of the shard; those not attacked have no hit and spent nothing."""
     samples, oracle = seen.samples, seen.oracle
 
@@ -201,6 +201,7 @@ def _columns(seen: _Seen, tally: Tally, expected: Tensor) -> dict[str, list[Any]
 
     targets = oracle.problem.targets
     numbers, distances = oracle.trace.lists() if oracle.trace else ([], [])
+    budgets = submitted.wrong.shape[1]
     return {
         "image": samples.ids.tolist(),
         "label": samples.labels.tolist(),
@@ -212,7 +213,8 @@ def _columns(seen: _Seen, tally: Tally, expected: Tensor) -> dict[str, list[Any]
         "first_hit": spread([n or None for n in tally.first_hit.tolist()], None),
         "broken_at": spread([n or None for n in tally.broken_at.tolist()], None),
         "distance": spread([None if math.isnan(d) else d for d in tally.reach.tolist()], None),
-        "expected_broken": spread(expected.tolist(), [True] * expected.shape[1]),
+        "expected_broken": spread(submitted.expected_broken.tolist(), [True] * budgets),
+        "wrong_answers": spread(submitted.wrong.tolist(), None),
         "trace_queries": spread(numbers, None),
         "trace_distances": spread(distances, None),
     }
