@@ -29,7 +29,8 @@ class RowRng:
     """Independent random streams, one per row.
 
     A draw advances the streams of the rows it names and no other, so what a row gets depends
-    on its own history alone. Integers come from numpy's SFC64 and are equal on every device.
+    on its own history alone. A row may be named several times: it draws once for each, in that
+    order. Integers come from numpy's SFC64 and are equal on every device.
     Normals come from SFC64 on a CPU and from Philox on a GPU, both by Box-Muller from 24-bit
     fractions (so none is beyond 5.8): same law, other numbers.
     """
@@ -49,7 +50,7 @@ class RowRng:
         """Draw integers from 0 to high - 1.
 
         Args:
-            rows: (n,) rows to draw for, each at most once.
+            rows: (n,) rows to draw for.
             high: Exclusive upper end, at most 2**31; one number, or a tensor that broadcasts
                 against the result.
             shape: Shape drawn for each row.
@@ -61,18 +62,15 @@ class RowRng:
         return ((words * torch.as_tensor(high).cpu()) >> 32).to(self.device)
 
     def signs(self, rows: Tensor, shape: tuple[int, ...] = ()) -> Tensor:
-        """Draw -1 or +1 with equal chance, (n, *shape), float32; each row at most once."""
+        """Draw -1 or +1 with equal chance, (n, *shape), float32."""
         return self.integers(rows, 2, shape).mul_(2).sub_(1).float()
 
     def uniform(self, rows: Tensor, shape: tuple[int, ...] = ()) -> Tensor:
-        """Draw uniformly from [0, 1), (n, *shape), float32; each row at most once."""
+        """Draw uniformly from [0, 1), (n, *shape), float32."""
         return self.integers(rows, 2**24, shape).float().mul_(2.0**-24)
 
     def normal(self, rows: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """Draw standard normals, (n, *shape), float32.
-
-        A row may be named several times: it draws once for each, in that order.
-        """
+        """Draw standard normals, (n, *shape), float32."""
         count = math.prod(shape)
         if self.device.type != "cpu":
             return self._counted(philox.normals, rows, count).view(len(rows), *shape)
@@ -85,10 +83,7 @@ class RowRng:
         return torch.from_numpy(np.concatenate(parts, 1)[:, :count]).view(len(rows), *shape)
 
     def cube(self, rows: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """Draw uniformly from [-1, 1], (n, *shape), float32, from the streams of normals.
-
-        A row may be named several times, as for `normal`.
-        """
+        """Draw uniformly from [-1, 1], (n, *shape), float32, from the streams of normals."""
         count = math.prod(shape)
         if self.device.type != "cpu":
             fractions = self._counted(philox.uniforms, rows, count)
@@ -112,8 +107,19 @@ class RowRng:
         return out
 
     def _draw(self, rows: Tensor, count: int) -> Tensor:
+        if len(rows) < 2 or bool((rows[1:] > rows[:-1]).all()):  # as nearly always: no row twice
+            return self._draw_once(rows, count)
+        turn = occurrence(rows)
+        words = torch.empty((len(rows), count), dtype=torch.int64)
+        for number in range(int(turn.max()) + 1):
+            mine = turn == number
+            words[mine] = self._draw_once(rows[mine], count)
+        return words
+
+    def _draw_once(self, rows: Tensor, count: int) -> Tensor:
+        """Draw for rows that are named once each."""
         if count > _BLOCK:
-            parts = [self._draw(rows, min(_BLOCK, count - i)) for i in range(0, count, _BLOCK)]
+            parts = [self._draw_once(rows, min(_BLOCK, count - i)) for i in range(0, count, _BLOCK)]
             return torch.cat(parts, 1)
         first = self._next[rows]
         if bool((first + count > _BLOCK).any()):

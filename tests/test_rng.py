@@ -23,9 +23,11 @@ DRAWS = {
     "signs": lambda rng, rows: rng.signs(rows, (2, 4)),
     "uniform": lambda rng, rows: rng.uniform(rows, (7,)),
     "normal": lambda rng, rows: rng.normal(rows, (2, 3)),
+    "cube": lambda rng, rows: rng.cube(rows, (3,)),
+    "long": lambda rng, rows: rng.integers(rows, 10, (600,)),
 }
 SUBSETS = st.lists(
-    st.tuples(st.sampled_from(sorted(DRAWS)), st.lists(st.integers(0, 5), unique=True, max_size=6)),
+    st.tuples(st.sampled_from(sorted(DRAWS)), st.lists(st.integers(0, 5), max_size=8)),
     max_size=8,
 )
 
