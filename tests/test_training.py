@@ -87,6 +87,15 @@ def test_the_trainer_shows_every_image_once_an_epoch_and_says_how_far_it_is():
     assert shares == pytest.approx([i / 6 for i in range(1, 7)])
 
 
+def test_a_last_image_alone_is_left_out():
+    trainer = Trainer(tiny_victim(), tiny_dataset(), Schedule(epochs=1, batch=19, rate=0.1))
+    sizes, shares = [], []
+    for images, _ in trainer.batches():  # of 20 images
+        sizes.append(len(images))
+        shares.append(trainer.step(trainer._trained[0].sum()))
+    assert (sizes, shares) == ([19], [1.0])
+
+
 def test_training_is_the_same_again_and_other_recipes_differ():
     data = tiny_dataset()
     first, again = (train(At(epochs=2), tiny_victim(), data) for _ in range(2))

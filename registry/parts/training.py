@@ -74,7 +74,7 @@ class Trainer:
         else:
             self._trained = [p for p in network.parameters() if p.requires_grad]
             self._optimizer = torch.optim.Adam(self._trained, schedule.rate)
-        steps = max(1, schedule.epochs * -(-len(self._images) // schedule.batch))
+        steps = max(1, schedule.epochs * len(self._split(torch.arange(len(self._images)))))
         self._rates = torch.optim.lr_scheduler.OneCycleLR(
             self._optimizer, schedule.rate, total_steps=steps + 1, pct_start=0.2
         )
@@ -84,9 +84,14 @@ class Trainer:
         """Yield images, shifted at random and (in colour) mirrored, and their labels."""
         for _ in range(self._schedule.epochs):
             order = torch.randperm(len(self._images), generator=self.noise)
-            for index in torch.split(order, self._schedule.batch):
+            for index in self._split(order):
                 images = self._moved(self._images[index])
                 yield images.to(self._victim.mean), self._labels[index].to(self._victim.mean.device)
+
+    def _split(self, order: Tensor) -> list[Tensor]:
+        """Cut an order into batches; a last image alone is left out (see `parts.single`)."""
+        parts = list(torch.split(order, self._schedule.batch))
+        return parts[:-1] if len(parts) > 1 and len(parts[-1]) == 1 else parts
 
     def step(self, loss: Tensor) -> float:
         """Take a step down the loss; return the share of the training that is done."""
