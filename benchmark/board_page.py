@@ -18,6 +18,7 @@ from benchmark.standings import (
     Standing,
     about_defense,
     flags_of,
+    seeds,
     threat,
 )
 
@@ -59,7 +60,7 @@ def _title(board: Board, setting: Setting, reference: Reference) -> str:
     about = setting.about
     parts = [reference.name, f"drop {board.drop}" if board.drop else ""]
     parts += [f"{about['model']} on {about['dataset']}", threat(setting)]
-    parts += [f"seed {about['seed']}", f"{about['images']} images", str(about["protocol"])]
+    parts += [seeds(setting), f"{about['images']} images", str(about["protocol"])]
     return "; ".join(filter(None, parts))
 
 

@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from benchmark.about import About
 from benchmark.families import families, lacking
 from benchmark.measured import WORST_CASE, Measured, worst_case
 from benchmark.stack import undefended
-from benchmark.statistics import holm, mcnemar
+from benchmark.statistics import Ints, holm, sign_flips
 
-_ABOUT = ("dataset", "model", "norm", "eps", "aim", "protocol", "seed", "images")
+_ABOUT = ("dataset", "model", "norm", "eps", "aim", "protocol", "images")
 _SETTING = (*_ABOUT, "budgets")
 
 Row = dict[str, Any]
-Attacked = Mapping[str, Measured]  # what was measured of one defense, by attack
+Attacked = Mapping[str, Measured]  # what was measured of one defense with one seed, by attack
+Seeds = Mapping[int, Measured]  # what was measured of one defense under one attack, by seed
 
 
 def compare(defenses: Iterable[Attacked], about: About) -> list[Row]:
     """Compare all pairs of defenses that were measured in the same way.
 
     Args:
-        defenses: What was measured of each defense in each setting, by attack.
+        defenses: What was measured of each defense in each setting and with each seed, by attack.
         about: What is known of the defenses.
 
     Returns:
@@ -60,10 +61,21 @@ def _compare(defenses: Sequence[Attacked], about: About) -> Iterator[Row]:
         family = [one for one in defenses if _cell(one)["defense"] in names]
         every = {attack for one in family for attack in one}
         for attack in sorted(every):
-            yield from _pairs([one[attack] for one in family if attack in one], attack, drop)
+            mine = [one[attack] for one in family if attack in one]
+            yield from _pairs(_by_seed(mine), attack, drop)
         if len(every) > 1:
-            whole = [one for one in family if not lacking(one, every)]
-            yield from _pairs([worst(one) for one in whole], WORST_CASE, drop)
+            whole = [worst(one) for one in family if not lacking(one, every)]
+            yield from _pairs(_by_seed(whole), WORST_CASE, drop)
+
+
+def _by_seed(cells: Iterable[Measured]) -> list[Seeds]:
+    """Put the seeds of a defense together, by its name; only seeds that all defenses have."""
+    found: dict[str, dict[int, Measured]] = {}
+    ordered = sorted(cells, key=lambda one: (one.cell["defense"], one.cell["seed"]))
+    for one in ordered:
+        found.setdefault(one.cell["defense"], {})[one.cell["seed"]] = one
+    common = set.intersection(*(set(seeds) for seeds in found.values()))
+    return [{s: one for s, one in seeds.items() if s in common} for seeds in found.values()]
 
 
 def worst(one: Attacked) -> Measured:
@@ -71,39 +83,46 @@ def worst(one: Attacked) -> Measured:
     return worst_case(list(one.values())) if len(one) > 1 else next(iter(one.values()))
 
 
-def _pairs(cells: Sequence[Measured], attack: str, drop: str | None) -> Iterator[Row]:
-    """Compare all pairs of cells that differ in their defense only: one family of tests."""
-    if len(cells) < 2:
+def _pairs(defenses: Sequence[Seeds], attack: str, drop: str | None) -> Iterator[Row]:
+    """Compare all pairs of defenses under one attack: one family of tests."""
+    if len(defenses) < 2 or not defenses[0]:
         return
-    cells = sorted(cells, key=lambda one: (one.cell["defense"], one.cell["cell"]))
-    budget = int(cells[0].cell["budgets"].split("+")[-1])
-    first, second = np.triu_indices(len(cells), 1)
-    ahead = _ahead(np.stack([one.attacked & (one.broken_at > budget) for one in cells]))
-    only_a, only_b = ahead[first, second], ahead[second, first]
-    p = mcnemar(only_a, only_b)
+    kept = [_kept(seeds) for seeds in defenses]
+    pairs = list(itertools.combinations(range(len(defenses)), 2))
+    differences = [kept[a] - kept[b] for a, b in pairs]
+    p = np.array([sign_flips(one) for one in differences])
     corrected = holm(p)
-    for place, (a, b) in enumerate(zip(first, second, strict=True)):
-        one, other = cells[a].cell, cells[b].cell
+    for place, (a, b) in enumerate(pairs):
+        one, other = (next(iter(defenses[which].values())).cell for which in (a, b))
         yield {
             **{name: one[name] for name in _ABOUT},
-            "budget": budget,
+            "seeds": "+".join(map(str, defenses[a])),
+            "budget": _budget(one),
             "matched_drop": drop,
             "attack": attack,
             "defense_a": one["defense"],
             "defense_b": other["defense"],
-            "only_a": int(only_a[place]),
-            "only_b": int(only_b[place]),
+            "only_a": int((differences[place] > 0).sum()),
+            "only_b": int((differences[place] < 0).sum()),
             "p": _short(p[place]),
             "p_holm": _short(corrected[place]),
-            "cell_a": one["cell"],
-            "cell_b": other["cell"],
+            "cell_a": _keys(defenses[a]),
+            "cell_b": _keys(defenses[b]),
         }
 
 
-def _ahead(right: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
-    """Count for each two rows of (m, n) the columns that hold in the first only, (m, m)."""
-    held = right.astype(np.float64)
-    return held @ (1.0 - held).T
+def _kept(seeds: Seeds) -> Ints:
+    """With how many seeds each image stays right, (n,)."""
+    right = [one.attacked & (one.broken_at > _budget(one.cell)) for one in seeds.values()]
+    return np.asarray(np.stack(right).sum(0), dtype=np.int64)
+
+
+def _budget(cell: Mapping[str, Any]) -> int:
+    return int(cell["budgets"].split("+")[-1])
+
+
+def _keys(seeds: Seeds) -> str:
+    return "+".join(one.cell["cell"] for one in seeds.values())
 
 
 def _short(p: float) -> float:

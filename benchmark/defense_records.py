@@ -114,8 +114,8 @@ class ComparisonRow:
     eps: Annotated[float, "radius in pixel units of the [0, 1] range"]
     aim: Annotated[str, "untargeted, or targeted: one label, drawn for each image"]
     protocol: Annotated[str, "as in shards.csv"]
-    seed: Annotated[int, "seed of every random stream"]
     images: Annotated[int, "images compared: all of the two cells, those misread when clean too"]
+    seeds: Annotated[str, "seeds of every random stream that both were run with, joined by '+'"]
     budget: Annotated[int, "queries allowed for each image"]
     matched_drop: Annotated[
         str | None,
@@ -125,12 +125,16 @@ class ComparisonRow:
     attack: Annotated[str, "attack; worst-case: over all attacks of the setting, as in cells.csv"]
     defense_a: Annotated[str, "one defense"]
     defense_b: Annotated[str, "the other"]
-    only_a: Annotated[int, "images that stay right behind the first and not behind the second"]
-    only_b: Annotated[int, "images that stay right behind the second and not behind the first"]
-    p: Annotated[float, "exact two-sided McNemar test, four digits"]
+    only_a: Annotated[int, "images that stay right with more seeds behind the first"]
+    only_b: Annotated[int, "images that stay right with more seeds behind the second"]
+    p: Annotated[
+        float,
+        "exact two-sided paired permutation test of the number of seeds with which each image "
+        "stays right, four digits; with one seed it is McNemar's",
+    ]
     p_holm: Annotated[
         float,
         "the same after Holm's correction for all pairs of this setting, drop and attack",
     ]
-    cell_a: Annotated[str, "key of the first's cell, as in cells.csv"]
+    cell_a: Annotated[str, "key of the first's cell; of several seeds joined by '+'"]
     cell_b: Annotated[str, "key of the second's"]

@@ -22,6 +22,7 @@ from benchmark.standings import (
     Standing,
     about_defense,
     flags_of,
+    seeds,
     standings,
     threat,
 )
@@ -34,11 +35,13 @@ _TEXT = {"reference folder", "victim", "threat", "defense", "flags"}  # columns 
 _LEGEND = """\
 Accuracy in %. Clean: behind the defense, on the images attacked. Drop: clean accuracy lost against
 strength zero, in points, ± its standard error. Robust: right after that many queries (S2), in the
-worst case: broken by none of the attacks. 95 %: Wilson interval at the last budget. Rank: one plus
-the number of defenses significantly better in the worst case (McNemar on the same images, Holm,
-5 %), so defenses that cannot be told apart may share one. Cost: operations of a query over the bare
-victim's. Time: the same of wall time, asked alone / 64 together. An empty place is a gap, explained
-below its table if the reason is known. `docs/protocol.md` says what it all means.
+worst case: broken by none of the attacks. 95 %: Wilson interval at the last budget. Seeds: standard
+deviation over seeds; shares are means over them. Rank: one plus the number of defenses
+significantly better in the worst case (paired permutation test on the same images, which for one
+seed is McNemar's; Holm, 5 %), so defenses that cannot be told apart may share one. Cost: operations
+of a query over the bare victim's. Time: the same of wall time, asked alone / 64 together. An empty
+place is a gap, explained below its table if the reason is known. `docs/protocol.md` says what it
+all means.
 """
 
 
@@ -135,7 +138,7 @@ def _section(setting: Setting, reference: Reference, stem: str) -> tuple[str, Fi
     protocol = f", `{about['protocol']}`" if about["protocol"] else ""
     lines = [
         f"## {about['model']} on {about['dataset']}, {threat(setting)}\n",
-        f"{about['images']} images, seed {about['seed']}{protocol}.\n",
+        f"{about['images']} images, {seeds(setting)}{protocol}.\n",
     ]
     pictures: Files = {}
     for board in setting.boards:
@@ -190,6 +193,7 @@ def _board(setting: Setting, board: Board, reference: Reference) -> Iterator[str
         "drop",
         f"robust @ {marks}",
         "95 %",
+        "± seeds",
         "cost",
         "time",
         "flags",
@@ -201,7 +205,7 @@ def _board(setting: Setting, board: Board, reference: Reference) -> Iterator[str
         for one in board.standings
     ]
     yield f"{_table(each, ['defense', *board.attacks])}\n"
-    notes = [*_gaps(board), *_details(flags)]
+    notes = [*_gaps(board), *_fewer_seeds(board, setting), *_details(flags)]
     if notes:
         yield "\n".join(f"- {note}" for note in notes) + "\n"
 
@@ -216,6 +220,7 @@ def _result(one: Standing) -> list[str]:
         _drop(last),
         _shares(one.worst),
         f"{_percent(low)}-{_percent(high)}" if one.worst else _GAP,
+        f"{100 * last.spread:.2f}" if one.worst and pd.notna(last.spread) else _GAP,
     ]
 
 
@@ -237,6 +242,12 @@ def _gaps(board: Board) -> Iterator[str]:
             yield f"`{one.defense}`: no worst case and no rank, not run against {names}."
         if steady and all(map(repeats, steady)):
             yield f"`{one.defense}`: a repeated question (eot) has the same answer each time."
+
+
+def _fewer_seeds(board: Board, setting: Setting) -> Iterator[str]:
+    for one in board.standings:
+        if one.last.seeds != setting.about["seeds"]:
+            yield f"`{one.defense}`: run with {one.last.seeds.replace('+', ', ')} of these seeds."
 
 
 def _details(flags: dict[str, list[tuple[str, str]]]) -> Iterator[str]:

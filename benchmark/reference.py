@@ -12,7 +12,7 @@ from benchmark.defense_records import CalibrationRow, ComparisonRow, DefenseRow,
 from benchmark.errors import StoreError
 from benchmark.records import names
 
-_TEXT = dict.fromkeys(("matched_drop", "members", "protocol", "budgets", "setting"), "str")
+_TEXT = dict.fromkeys(("matched_drop", "members", "protocol", "budgets", "setting", "seeds"), "str")
 _NEEDED = (
     *("dataset", "model", "defense", "attack", "norm", "eps", "aim", "seed", "budget", "images"),
     *("clean_accuracy", "robust_accuracy", "robust_accuracy_low", "robust_accuracy_high"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -12,11 +13,13 @@ import pandas as pd
 from benchmark.errors import StoreError
 from benchmark.families import KEEPS_LABEL, families, lacking
 from benchmark.measured import WORST_CASE
+from benchmark.pooling import pooled
 from benchmark.reference import Reference
 from benchmark.stack import undefended
 from benchmark.statistics import SIGNIFICANT
 
-_SETTING = ["dataset", "model", "norm", "eps", "aim", "images", "seed", "protocol", "budgets"]
+_SETTING = ["dataset", "model", "norm", "eps", "aim", "images", "protocol", "budgets"]
+_ONE = ["seed", "budget"]  # what tells the rows of a cell from those of its repetitions
 Row = Any  # of a table
 
 
@@ -26,7 +29,7 @@ class Standing:
 
     Attributes:
         defense: Its name.
-        points: Rows of `cells.csv` of each attack, by budget.
+        points: Rows of `cells.csv` of each attack, by budget, over all its seeds (`pooled`).
         worst: The same of the worst case; empty if attacks are missing.
         lacks: Attacks that it was not run against, though others were.
         rank: One plus the number of defenses that are significantly better; None if unknown.
@@ -69,7 +72,7 @@ class Setting:
     """All boards of one data set, victim, threat and protocol.
 
     Attributes:
-        about: Columns of `cells.csv` that all rows share.
+        about: Columns of `cells.csv` that all rows share, and `seeds`, joined by '+'.
         budgets: Checkpoints, ascending; the last is the budget.
         boards: One for each matched drop.
     """
@@ -92,6 +95,7 @@ def standings(reference: Reference) -> list[Setting]:
 
 
 def _setting(about: dict[str, Any], cells: pd.DataFrame, reference: Reference) -> Setting:
+    about["seeds"] = "+".join(map(str, sorted(set(cells["seed"]))))
     points = _points(cells, reference)
     drops = {name: _drops(some, reference) for name, some in points.items()}
     free = {str(undefended()), *(name for name in points if _keeps_label(name, about, reference))}
@@ -105,15 +109,17 @@ def _setting(about: dict[str, Any], cells: pd.DataFrame, reference: Reference) -
 def _points(cells: pd.DataFrame, reference: Reference) -> dict[str, dict[str, list[Row]]]:
     """Rows by defense and attack, in the order of budgets."""
     found: dict[str, dict[str, list[Row]]] = {}
-    for (defense, attack), some in cells.sort_values("budget").groupby(["defense", "attack"]):
-        if some["cell"].nunique() > 1:  # run at eps and to the budget: the same images break
-            some = some[some["run_to_budget"]]  # noqa: PLW2901
-        if some["cell"].nunique() != 1:
+    for (defense, attack), some in cells.groupby(["defense", "attack"]):
+        rows = some
+        if rows.duplicated(_ONE).any():  # run at eps and to the budget: the same images break
+            rows = rows[rows["run_to_budget"]]
+        if rows.empty or rows.duplicated(_ONE).any():
             raise StoreError(
                 f"cells.csv of reference '{reference.name}' has several cells of {defense} x "
                 f"{attack} in one setting: keep them in folders of their own"
             )
-        found.setdefault(str(defense), {})[str(attack)] = list(some.itertuples(index=False))
+        merged = pooled(rows, ["budget"]).sort_values("budget")
+        found.setdefault(str(defense), {})[str(attack)] = list(merged.itertuples(index=False))
     return found
 
 
@@ -122,7 +128,7 @@ def _drops(points: dict[str, list[Row]], reference: Reference) -> list[str]:
     row = next(iter(points.values()))[0]
     if reference.calibrations is not None:
         all_ = reference.calibrations
-        mine = all_[(all_["matched"] == row.defense) & (all_["seed"] == row.seed)]
+        mine = all_[all_["matched"] == row.defense]
         mine = mine[(mine["dataset"] == row.dataset) & (mine["model"] == row.model)]
         return sorted({f"{target:g}" for target in mine["target"]})
     return [] if pd.isna(row.matched_drop) else str(row.matched_drop).split("+")
@@ -134,13 +140,14 @@ def _keeps_label(name: str, about: dict[str, Any], reference: Reference) -> bool
 
 
 def about_defense(name: str, about: dict[str, Any], reference: Reference) -> dict[str, Any]:
-    """The row of `defenses.csv` with the most images, as in `cells.csv`; empty if there is none."""
+    """The row of `defenses.csv` with the most images and the first seed; empty if there is none."""
     if reference.defenses is None:
         return {}
     rows = reference.defenses
-    for column in ("dataset", "model", "seed"):
+    for column in ("dataset", "model"):
         rows = rows[rows[column] == about[column]]
-    rows = rows[rows["defense"] == name].sort_values(["images", "look"])
+    rows = rows[rows["defense"] == name].sort_values(["seed", "look"], ascending=False)
+    rows = rows.sort_values("images", kind="stable")
     return {str(key): value for key, value in rows.iloc[-1].items()} if len(rows) else {}
 
 
@@ -187,7 +194,11 @@ def _ranks(
         return {}
     rows = reference.comparisons
     rows = rows[(rows["attack"] == attack) & (rows["matched_drop"].fillna("") == (drop or ""))]
-    pairs = {(str(row.cell_a), str(row.cell_b)): row for row in rows.itertuples()}
+    pairs = {
+        keys: row
+        for row in rows.itertuples()
+        for keys in zip(str(row.cell_a).split("+"), str(row.cell_b).split("+"), strict=True)
+    }
     ranks = dict.fromkeys(worst, 1)
     for loser in _losers({name: some[-1].cell for name, some in worst.items()}, pairs, reference):
         ranks[loser] += 1
@@ -201,7 +212,8 @@ def _losers(
     ordered = sorted(cells)
     for place, one in enumerate(ordered):
         for other in ordered[place + 1 :]:
-            row = pairs.get((cells[one], cells[other]))
+            keys = itertools.product(cells[one].split("+"), cells[other].split("+"))
+            row = next((pairs[both] for both in keys if both in pairs), None)
             if row is None:
                 raise StoreError(
                     f"comparisons.csv of reference '{reference.name}' does not compare {one} "
@@ -209,6 +221,12 @@ def _losers(
                 )
             if row.p_holm < SIGNIFICANT and row.only_a != row.only_b:
                 yield one if row.only_a < row.only_b else other
+
+
+def seeds(setting: Setting) -> str:
+    """Seeds in words."""
+    some = setting.about["seeds"]
+    return f"{'seeds' if '+' in some else 'seed'} {some.replace('+', ', ')}"
 
 
 def threat(setting: Setting) -> str:

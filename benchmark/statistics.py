@@ -71,6 +71,27 @@ def mcnemar(first: Floats, second: Floats) -> Floats:
     return np.asarray(np.minimum(1.0, 2.0 * tail), dtype=np.float64)
 
 
+def sign_flips(differences: Ints) -> float:
+    """Exact two-sided paired permutation test: every difference may as well have the other sign.
+
+    With differences of -1, 0 and 1 it is McNemar's exact test.
+
+    Args:
+        differences: (n,) whole numbers, one for each image.
+
+    Returns:
+        The chance of a sum as far from zero; 1 if no image differs.
+    """
+    law = np.ones(1)  # of the sum, from its least value to its greatest
+    for size, count in enumerate(np.bincount(np.abs(differences)).tolist()):
+        if size and count:
+            steps = np.zeros(2 * size * count + 1)
+            steps[:: 2 * size] = binom.pmf(np.arange(count + 1), count, 0.5)
+            law = np.convolve(law, steps)
+    sums = np.arange(len(law)) - len(law) // 2
+    return min(1.0, float(law[np.abs(sums) >= abs(int(differences.sum()))].sum()))
+
+
 def holm(values: Floats) -> Floats:
     """Correct the p values of one family after Holm (1979), so that they can be held against 5 %.
 

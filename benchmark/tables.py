@@ -53,7 +53,7 @@ ORDERS = {  # columns that rows are sorted by
     "defense_timings.csv": ["look"],
     "calibrations.csv": ["dataset", "model", "seed", "defense", "target", "split", "images"],
     "comparisons.csv": [
-        *("dataset", "model", "norm", "eps", "aim", "protocol", "seed", "images", "budget"),
+        *("dataset", "model", "norm", "eps", "aim", "protocol", "images", "seeds", "budget"),
         *("matched_drop", "attack", "defense_a", "defense_b", "cell_a", "cell_b"),
     ],
     "flags.csv": names(FlagRow),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import numpy as np
@@ -16,20 +17,9 @@ from benchmark import tables
 from benchmark.about import About
 from benchmark.families import families, lacking
 from benchmark.spec import digest
-from benchmark.statistics import holm, mcnemar
+from benchmark.statistics import holm, sign_flips
 
-COUNTS = st.lists(
-    st.tuples(st.integers(0, 60), st.integers(0, 60)), min_size=1, max_size=6
-)  # fmt: skip
 SHARES = st.lists(st.floats(0, 1), min_size=1, max_size=12)
-
-
-@settings(max_examples=60, deadline=None)
-@given(COUNTS)
-def test_mcnemar_is_the_sign_test_of_the_images_that_differ(pairs):
-    first, second = np.array(pairs, dtype=float).T
-    expected = [binomtest(a, a + b).pvalue if a + b else 1.0 for a, b in pairs]
-    assert mcnemar(first, second) == pytest.approx(expected)
 
 
 def test_holm_on_an_example_done_by_hand():
@@ -137,7 +127,7 @@ def test_correction_is_over_the_pairs_of_one_attack():
 @pytest.mark.parametrize(
     "change",
     [
-        {"seed": 1}, {"eps": 0.2}, {"aim": "targeted"}, {"budgets": "10+60"}, {"norm": "l2"},
+        {"eps": 0.2}, {"aim": "targeted"}, {"budgets": "10+60"}, {"norm": "l2"},
         {"budgets": "20+50"}, {"protocol": "draws=21"}, {"model": "n"},
         {"parameters": '{"attack": {}, "defense": {}, "dataset": {"v": 2}}'},
     ],
@@ -146,6 +136,34 @@ def test_cells_of_two_settings_are_not_compared(change):
     rights = [Y, N, Y]
     assert len(rows([cell("a", "nes", rights), cell("b", "nes", rights)])) == 1
     assert len(rows([cell("a", "nes", rights), cell("b", "nes", rights, **change)])) == 0
+
+
+def test_seeds_are_compared_together_as_far_as_both_have_them():
+    rights = {("a", 0): [Y, Y, Y, N], ("a", 1): [Y, Y, N, N], ("a", 2): [Y] * 4,
+              ("b", 0): [N, Y, N, N], ("b", 1): [N, Y, Y, N]}  # fmt: skip
+    some = [cell(name, "nes", right, seed=seed) for (name, seed), right in rights.items()]
+    found = rows(some).reset_index().iloc[0]
+    assert (found["seeds"], found["only_a"], found["only_b"]) == ("0+1", 1, 0)
+    assert found["p"] == 1.0  # one image differs, by two seeds
+    assert found["cell_a"] == "+".join(one["cell"]["cell"] for one in some[:2])
+    assert len(rows(some[2:])) == 0  # no seed in common
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(-3, 3), min_size=1, max_size=9))
+def test_sign_flips_count_all_ways_to_flip(differences):
+    signs = itertools.product((-1, 1), repeat=len(differences))
+    sums = [abs(np.dot(flips, differences)) for flips in signs]
+    far = np.mean(np.array(sums) >= abs(sum(differences)))
+    assert sign_flips(np.array(differences)) == pytest.approx(far)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 400), st.integers(0, 400))
+def test_with_one_seed_sign_flips_are_mcnemars_exact_test(first, second):
+    found = sign_flips(np.repeat([1, -1, 0], [first, second, 5]))
+    wanted = binomtest(first, first + second).pvalue if first + second else 1.0
+    assert found == pytest.approx(wanted, rel=1e-9, abs=0)
 
 
 def test_worst_cases_over_different_attacks_are_not_compared():

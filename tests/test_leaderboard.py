@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 
 import command
 import matplotlib as mpl
+import numpy as np
 import pandas as pd
 import pytest
 from command import refused
@@ -24,6 +25,7 @@ from benchmark.records import names
 from benchmark.reference import read_references
 from benchmark.spec import digest
 from benchmark.standings import standings
+from benchmark.statistics import wilson
 from benchmark.store import CALIBRATIONS
 
 bench = command.bench
@@ -233,9 +235,26 @@ def test_matched_drops_are_boards_of_their_own(tmp_path):
     assert {"r-1-drop-1-queries.svg", "r-1-drop-2-attacks.svg"} <= set(files)
 
 
+def test_several_seeds_are_one_section_with_means_and_their_spread(tmp_path):
+    kept = {("a", 0): 36, ("a", 1): 30, ("none", 0): 3, ("none", 1): 3, ("none", 2): 9}
+    reference(tmp_path, "r", [cell(n, "nes", rights(k), seed=s) for (n, s), k in kept.items()])
+    (setting,) = standings(read_references(tmp_path / "reference")[0])
+    first, second = setting.boards[0].standings
+    assert (first.defense, first.rank, second.rank) == ("a", 1, 2)
+    assert first.last.robust_accuracy == pytest.approx(33 / 40)
+    assert first.last.robust_accuracy_low == pytest.approx(wilson(33 / 40, 40)[0])
+    assert second.last.robust_accuracy == pytest.approx(15 / 120)
+    page = leaderboard.build(tmp_path / "reference")["r.md"].decode()
+    assert "40 images, seeds 0, 1, 2, `draws=20`." in page
+    assert f"{100 * np.std([0.9, 0.75], ddof=1):.2f}" in page
+    assert "- `a`: run with 0, 1 of these seeds." in page
+    assert "`none`: run with" not in page
+
+
 def test_settings_are_sections_of_their_own(tmp_path):
     shards = [cell(name, "nes", rights(9), **more) for name in ("a", "none")
-              for more in ({}, {"seed": 1}, {"eps": 8 / 255}, {"protocol": "draws=5"})]  # fmt: skip
+              for more in ({}, {"norm": "l2"}, {"eps": 8 / 255}, {"protocol": "draws=5"})
+              ]  # fmt: skip
     reference(tmp_path, "r", shards)
     page = leaderboard.build(tmp_path / "reference")["r.md"].decode()
     heads = re.findall(r"^## (.*)\n\n(.*)$", page, re.MULTILINE)
