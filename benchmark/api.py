@@ -19,19 +19,22 @@ from rich.console import Console
 
 from benchmark.backends import Workers
 from benchmark.config import load_config
-from benchmark.display import Progress, training
+from benchmark.display import Progress
 from benchmark.errors import BenchError, SpecError
+from benchmark.loading import forget
 from benchmark.matching import Calibration, borrowed
-from benchmark.muster import muster, subject_parts
+from benchmark.muster import Roster, muster, roster
 from benchmark.outcome import keep
-from benchmark.plan import Plan, plan
+from benchmark.plan import draft, plan
+from benchmark.preparation import prepare
 from benchmark.request import Request
-from benchmark.scheduler import Report, Work, costs_known, execute, missing
+from benchmark.scheduler import execute
 from benchmark.spec import Shard, together
 from benchmark.store import Store
 from benchmark.suites import make_requests
 from benchmark.surroundings import Surroundings
 from benchmark.tables import Finished, rebuild
+from benchmark.work import Report, Work, costs_known, missing, name_of
 
 RESULTS = Path("results/local")
 
@@ -46,15 +49,23 @@ class ShardsFailedError(BenchError):
         reports: One for each failed piece of work.
     """
 
-    def __init__(self, reports: Sequence[Report], folder: Path) -> None:
+    def __init__(
+        self, reports: Sequence[Report], folder: Path, waiting: Sequence[str] = ()
+    ) -> None:
         self.reports = tuple(reports)
         kinds = dict.fromkeys(report.error for report in reports)
         tracebacks = "" if self.only_input else f" Tracebacks: {folder / 'failures'}."
         reasons = "; ".join(kinds).rstrip(".")
-        shards, looks = (sum(getattr(r, kind) for r in reports) for kind in ("shards", "looks"))
-        parts = [_count(shards, "shard", ""), _count(looks, "look", " at clean images")]
+        steps, shards, looks = (
+            sum(getattr(r, kind) for r in reports) for kind in ("steps", "shards", "looks")
+        )
+        parts = [
+            _count(steps, "preparation", ""),
+            _count(shards, "shard", ""),
+            _count(looks, "look", " at clean images"),
+        ]
         what = " and ".join(part for part in parts if part)
-        names = [name for report in reports for name in report.names]
+        names = [*(name for report in reports for name in report.names), *waiting]
         more = f"; and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
         holes = f" No result: {'; '.join(names[:_NAMED])}{more}."
         super().__init__(f"{what} failed: {reasons}.{tracebacks}{holes}")
@@ -119,13 +130,17 @@ def execute_requests(
     """Run checked requests together; the cells of each. See `run`."""
     if workers.devices:
         surroundings = replace(surroundings, device=workers.devices[0])
-    plans = [plan(request, surroundings, workers.jobs, training(console)) for request in requests]
-    for line in dict.fromkeys(line for one in plans for line in one.left_out):
-        console.print(f"left out: {line}", markup=False, highlight=False, soft_wrap=True)
+    forget()  # files may have changed since an earlier run in this process
+    drafts = [draft(request, surroundings) for request in requests]
     store = Store(out)
     store.sweep()
-    for request, planned in zip(requests, plans, strict=True):
-        _keep(planned, request, store, console)
+    rosters = [one.roster for one in drafts]
+    prepared = prepare(rosters, surroundings, store, workers, console)
+    plans = [plan(one, surroundings, prepared.fresh) for one in drafts]
+    for line in dict.fromkeys(line for one in plans for line in one.left_out):
+        console.print(f"left out: {line}", markup=False, highlight=False, soft_wrap=True)
+    for called, planned in zip(rosters, plans, strict=True):
+        _keep(planned.calibrations, called, store, console)
     shards = list({shard.key: shard for one in plans for shard in one.shards}.values())
     looks = list({look.key: look for one in plans for look in one.looks}.values())
     todo, unseen, damage = missing(shards, looks, store)
@@ -134,26 +149,37 @@ def execute_requests(
         console.print(f"{len(shards) - len(todo)} of {len(shards)} shards are done already")
     try:
         with Progress(sum(shard.count for shard in todo), console) as progress:
+
+            def told(_one: Work, report: Report) -> None:
+                progress.advance(report.images, report.queries)
+
             work: list[Work] = [*unseen, *together(todo)]
             costs = costs_known(looks, store)
-            ended = execute(work, surroundings, store, workers, progress, costs)
+            ended = execute(work, surroundings, store, workers, told, costs)
     finally:
         finished = rebuild(store)
-    _warn([f"{'; '.join(one.names)}: once failed: {one.error}" for one in ended.repaired], console)
+    _warn(_once_failed([*prepared.repaired, *ended.repaired]), console)
     _warn([f"{line}; it is missing in the tables" for line in store.damaged], console)
-    if ended.failed:
-        raise ShardsFailedError(ended.failed, out)
+    if failed := [*prepared.failed.values(), *ended.failed]:
+        holes = [name_of(shard) for one in plans for shard in one.waiting]
+        raise ShardsFailedError(failed, out, holes)
     _warn(_flagged(finished, shards), console)
     return [_cells(finished, planned.shards) for planned in plans]
 
 
-def _keep(planned: Plan, request: Request, store: Store, console: Console) -> None:
+def _once_failed(reports: Sequence[Report]) -> list[str]:
+    return [f"{'; '.join(one.names)}: once failed: {one.error}" for one in reports]
+
+
+def _keep(
+    calibrations: Sequence[Calibration], called: Roster, store: Store, console: Console
+) -> None:
     """Store the strengths that were found, and say what is doubtful in them."""
-    cell = planned.shards[0].cell
-    for one in planned.calibrations:
-        keep(one, cell.dataset, cell.model, request.seed, store)
+    subject = called.subject
+    for one in calibrations:
+        keep(one, subject.dataset, subject.model, subject.seed, store)
         _warn(one.doubts(), console)
-    _warn(borrowed(planned.calibrations), console)
+    _warn(borrowed(calibrations), console)
 
 
 def _cells(finished: Finished, shards: Sequence[Shard]) -> pd.DataFrame:
@@ -192,12 +218,14 @@ def find_strengths(
     """
     if not request.match_drop:
         raise SpecError("no drop was named: give --match-drop 1,2")
+    forget()
+    called = roster(request, surroundings)
     store = Store(out)
-    dataset, model = subject_parts(request, surroundings)
-    found = muster(request, dataset, model, surroundings, jobs, training(console))
-    for one in found.calibrations:
-        keep(one, dataset, model, request.seed, store)
-        _warn(one.doubts(), console)
-    _warn(borrowed(found.calibrations), console)
+    prepared = prepare([called], surroundings, store, Workers(jobs), console)
+    found = muster(called, surroundings, prepared.fresh)
+    _keep(found.calibrations, called, store, console)
     rebuild(store)
+    _warn(_once_failed(prepared.repaired), console)
+    if prepared.failed:
+        raise ShardsFailedError(list(prepared.failed.values()), out)
     return found.calibrations

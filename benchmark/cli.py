@@ -9,6 +9,7 @@ import typer
 
 from benchmark import __version__, api
 from benchmark.commands.looking import check, list_, show
+from benchmark.commands.planning import plan
 from benchmark.commands.publishing import leaderboard
 from benchmark.commands.running import calibrate, run
 from benchmark.commands.stores import collect, status, verify
@@ -24,7 +25,7 @@ app = typer.Typer(
 
 # Newer versions of typer carry their own click: its base of all usage errors, by way of a child.
 _UsageError: type[BaseException] = typer.BadParameter.__mro__[2]
-_COMMANDS = (run, calibrate, leaderboard, list_, show, check, status, collect, verify)
+_COMMANDS = (run, plan, calibrate, leaderboard, list_, show, check, status, collect, verify)
 for _command in _COMMANDS:
     app.command(_command.__name__.rstrip("_"))(_command)
 

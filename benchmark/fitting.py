@@ -52,6 +52,36 @@ def attach(
     return defense, victim
 
 
+def untrained(
+    choice: DefenseChoice, victim: Victim, data: Dataset, cache: Path
+) -> tuple[DefenseChoice, Path] | None:
+    """Tell what has to be trained next, before a defense can stand before a victim.
+
+    Args:
+        choice: The defense; its members are checked as far as they can be.
+        victim: The undefended victim.
+        data: Where images to train come from.
+        cache: Folder of trained weights.
+
+    Returns:
+        The first members, of which the last is to be trained, and where its weights will be; None
+        if every member is trained that has to be.
+
+    Raises:
+        BenchError: If a member does not fit the victim.
+    """
+    with alone:
+        members = choice.build().members
+        for place, (one, member) in enumerate(zip(choice.members, members, strict=True)):
+            member.check(victim)
+            if member.recipe():
+                path = _path(one, member, victim, data, cache)
+                if not path.is_file():
+                    return DefenseChoice(choice.members[: place + 1]), path
+                victim = _loaded(path, member, victim)
+    return None
+
+
 def attach_part(part: Part, victim: Victim, data: Dataset, cache: Path) -> tuple[Defense, Victim]:
     """Attach the defense of a piece of work, and check that it is trained as its key says.
 
@@ -87,8 +117,7 @@ def _trained(
     cache: Path,
     told: Told | None,
 ) -> Victim:
-    path = cache / "trained" / f"{choice.entry.name}-{_key(choice, defense, victim, data)}"
-    path = path.with_name(f"{path.name}.safetensors")
+    path = _path(choice, defense, victim, data, cache)
     if not path.is_file():
         name = str(choice)
         fresh = train(defense, victim, data, (lambda done: told(name, done)) if told else None)
@@ -98,10 +127,13 @@ def _trained(
     return _loaded(path, defense, victim)
 
 
-def _key(choice: Choice[Any], defense: Defense, victim: Victim, data: Dataset) -> str:
+def _path(
+    choice: Choice[Any], defense: Defense, victim: Victim, data: Dataset, cache: Path
+) -> Path:
     record = {k: v for k, v in choice.record().items() if k in {"name", "version", "code"}}
     behind = {"victim": victim.fingerprint, "data": data.fingerprint}
-    return digest({**record, **behind, "recipe": dict(defense.recipe())})
+    key = digest({**record, **behind, "recipe": dict(defense.recipe())})
+    return cache / "trained" / f"{choice.entry.name}-{key}.safetensors"
 
 
 def _loaded(path: Path, defense: Defense, victim: Victim) -> Victim:

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from functools import lru_cache, wraps
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from benchmark.checkpoints import fingerprint
 from benchmark.config import Config
 from benchmark.data import DataRequest, Dataset, Split
 from benchmark.errors import DataError, SpecError, VictimError
-from benchmark.spec import Cell, Look
+from benchmark.spec import Part
 from benchmark.victim import ModelRequest, Victim
 
 P = ParamSpec("P")
@@ -94,12 +94,24 @@ def _laid_out(victim: Victim, image: Tensor) -> Victim:
     return victim
 
 
+class Planned(Protocol):
+    """Something that is to be done to a victim."""
+
+    @property
+    def dataset(self) -> Part:
+        """Data set."""
+
+    @property
+    def model(self) -> Part:
+        """Victim."""
+
+
 def forget() -> None:
     """Load everything anew when this thread next asks for it."""
     _mine.__dict__.clear()
 
 
-def load_for(work: Cell | Look, config: Config, device: str) -> tuple[Dataset, Victim]:
+def load_for(work: Planned, config: Config, device: str) -> tuple[Dataset, Victim]:
     """Load data set and victim of a piece of work and check that they are what its key says.
 
     Raises:
@@ -114,12 +126,12 @@ def load_for(work: Cell | Look, config: Config, device: str) -> tuple[Dataset, V
     return dataset, victim
 
 
-def _load(work: Cell | Look, config: Config, device: str) -> tuple[Dataset, Victim]:
+def _load(work: Planned, config: Config, device: str) -> tuple[Dataset, Victim]:
     dataset = load_dataset(work.dataset.text, config)
     return dataset, load_victim(work.model.text, work.dataset.text, config, device)
 
 
-def _matches(work: Cell | Look, dataset: Dataset, victim: Victim) -> bool:
+def _matches(work: Planned, dataset: Dataset, victim: Victim) -> bool:
     wanted = work.dataset.record["fingerprint"], work.model.record["fingerprint"]
     return wanted == (dataset.fingerprint, victim.fingerprint)
 

@@ -1,55 +1,18 @@
-"""Measures what each strength of a defense costs, and finds those that cost a given drop."""
+"""The strengths at which a defense costs given drops, by what was measured of it."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from dataclasses import astuple, dataclass
-from pathlib import Path
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-import joblib
-import torch
-from torch import Tensor
-
-from benchmark.audit import clean_hits
 from benchmark.calibration import Curve, Match, Point
-from benchmark.data import Dataset, Samples, Split
-from benchmark.defended import Defended
-from benchmark.errors import StoreError
-from benchmark.files import place
-from benchmark.fitting import attach
-from benchmark.loading import load_dataset, load_victim
-from benchmark.machine import settle, threads_kept
-from benchmark.spec import digest
-from benchmark.stack import DefenseChoice, undefended
-from benchmark.streams import defense_streams
+from benchmark.data import Split
+from benchmark.measuring import DRAWS, Points, Subject, known_split, looked_at, read, search
+from benchmark.stack import DefenseChoice
 from benchmark.surroundings import Surroundings
-from benchmark.victim import Victim
 
-LOOKED_AT = 1000  # images at most
-_DRAWS = 5  # answers of a randomised defense to each
-_KNOWN = 0.02  # so much better on `calibrate` than on `eval`: the victim was trained on it
 _BENT = 2.0  # standard errors that a curve may leave the nearest monotone one by
 _MISSED = 0.0025  # so far from the target, a drop was not found
-_VERSION = 1  # of cached measurements; raised when their meaning changes
-
-
-@dataclass(frozen=True)
-class Subject:
-    """What defenses are calibrated on.
-
-    Attributes:
-        dataset: Data set as a user writes it.
-        model: Victim as a user writes it.
-        seed: Seed of the noise.
-        company: Images that a coupled defense sees together.
-    """
-
-    dataset: str
-    model: str
-    seed: int
-    company: int
 
 
 @dataclass(frozen=True)
@@ -70,7 +33,7 @@ class Calibration:
     matches: tuple[Match, ...]
     split: Split
     images: int
-    draws: int = _DRAWS
+    draws: int = DRAWS
 
     def choices(self) -> list[DefenseChoice]:
         """The defense at every strength found; as it was asked for if none was looked for."""
@@ -104,133 +67,51 @@ def borrowed(calibrations: Sequence[Calibration]) -> list[str]:
     return []
 
 
-class _Looks(NamedTuple):
-    samples: Samples
-    dataset: Dataset
-    victim: Victim
-    subject: Subject
-    split: Split
-    surroundings: Surroundings
+class _UnmeasuredError(Exception):
+    """A strength is needed that was not measured."""
 
 
-def calibrate(
-    defenses: Sequence[DefenseChoice],
+def known_matches(
+    defense: DefenseChoice,
     targets: Sequence[float],
     subject: Subject,
     surroundings: Surroundings,
-    jobs: int | None = None,
-) -> list[Calibration]:
-    """Find the strength of each defense for each target; measurements are cached.
+    fresh: Mapping[str, Points],
+) -> Calibration | None:
+    """Find the strengths of a defense by what was measured already.
 
     Args:
-        defenses: Defenses; those without a strength, or with one written out, get no match.
+        defense: The defense; without a strength, or with one written out, it gets no match.
         targets: Drops of clean accuracy, fractions, > 0.
-        subject: Data, victim and split.
+        subject: Data and victim.
         surroundings: Where.
-        jobs: Processes; None means one a core, and one on a GPU.
+        fresh: What searches of this run measured, by their files.
+
+    Returns:
+        None if something has to be measured first.
     """
-    split = _split_for(subject, surroundings)
-    on_cpu = torch.device(surroundings.device).type == "cpu"
-    processes = jobs or (joblib.cpu_count() if on_cpu else 1)
-    runner = joblib.Parallel(n_jobs=max(1, min(processes, len(defenses))), batch_size=1)
-    call = joblib.delayed(_calibrate_one)
-    calls = (call(one, tuple(targets), subject, split, surroundings) for one in defenses)
-    with threads_kept():
-        return list(runner(calls))
-
-
-def _split_for(subject: Subject, surroundings: Surroundings) -> Split:
-    """Choose the split whose clean images set strengths.
-
-    It is `calibrate`, unless the victim was trained on it, which shows in its accuracy: a drop
-    measured on images it knows by heart says little of others (docs/protocol.md).
-    """
-    shares = {}
-    for split in (Split.CALIBRATE, Split.EVAL):
-        looks = _looks(subject, split, surroundings)
-        shares[split] = float(_right(undefended(), looks).mean())
-    known = shares[Split.CALIBRATE] - shares[Split.EVAL] > _KNOWN
-    return Split.EVAL if known else Split.CALIBRATE
-
-
-def _looks(subject: Subject, split: Split, surroundings: Surroundings) -> _Looks:
-    config, device = surroundings.config, surroundings.device
-    dataset = load_dataset(subject.dataset, config)
-    victim = load_victim(subject.model, subject.dataset, config, device)
-    samples = dataset.take(split, min(LOOKED_AT, len(dataset.splits[split])))
-    return _Looks(samples, dataset, victim, subject, split, surroundings)
-
-
-def _calibrate_one(
-    defense: DefenseChoice,
-    targets: tuple[float, ...],
-    subject: Subject,
-    split: Split,
-    surroundings: Surroundings,
-) -> Calibration:
-    settle()
-    surroundings.load_plugins()
-    looks = _looks(subject, split, surroundings)
-    count = len(looks.samples.ids)
-    if defense.fixed or not defense.knob:
+    split = known_split(subject, surroundings)
+    if split is None:
+        return None
+    count = looked_at(subject, split, surroundings)
+    if not searched(defense):
         return Calibration(defense, (), (), split, count)
-    path = _path(defense, looks)
-    known = _read(path)
-    curve = _curve(defense, looks, known)
-    matches = tuple(curve.match(target) for target in targets)
+    file = search(defense, targets, subject, split, surroundings).file
+    # Not from the cache alone, which another run may have written meanwhile.
+    known = {**read(file, surroundings), **fresh.get(file, {})}
+
+    def refuse(_strength: float) -> Point:
+        raise _UnmeasuredError
+
+    curve = Curve(refuse, defense.strength or 0.0, defense.limit, known)
+    try:
+        matches = tuple(curve.match(target) for target in targets)
+    except _UnmeasuredError:
+        return None
     points = tuple(curve.known[strength] for strength in sorted(curve.known))
-    if len(curve.known) > len(known):
-        place(path, json.dumps([astuple(point) for point in points]).encode())
     return Calibration(defense, points, matches, split, count)
 
 
-def _curve(defense: DefenseChoice, looks: _Looks, known: dict[float, Point]) -> Curve:
-    base: list[Tensor] = []
-
-    def measure(strength: float) -> Point:
-        if not base:
-            base.append(_right(defense.at(0.0), looks))
-        lost = base[0] - _right(defense.at(strength), looks)
-        return Point(strength, float(lost.mean()), float(lost.std() / len(lost) ** 0.5))
-
-    return Curve(measure, defense.strength or 0.0, defense.limit, dict(known))
-
-
-def _right(defense: DefenseChoice, looks: _Looks) -> Tensor:
-    """Share of right answers to each image, (n,), with the same noise at every strength."""
-    surroundings, device = looks.surroundings, torch.device(looks.surroundings.device)
-    built, victim = attach(defense, looks.victim, looks.dataset, surroundings.config.cache_folder)
-    images = looks.samples.images.to(device)
-    batch = surroundings.batch_for(images[0].numel())
-    defended = Defended(victim, built, batch, looks.subject.company)
-    ids = looks.samples.ids.tolist()
-    name = defense.record()["name"]
-    streams = defense_streams("calibrate", name, looks.subject.seed, ids, device)
-    draws = 1 if defended.steady else _DRAWS
-    labels = looks.samples.labels.to(device)
-    return clean_hits(defended, images, labels, draws, streams).double() / draws
-
-
-def _path(defense: DefenseChoice, looks: _Looks) -> Path:
-    content = {
-        "version": _VERSION,
-        "defense": defense.at(0.0).record(),
-        "data": looks.dataset.fingerprint,
-        "victim": looks.victim.fingerprint,
-        "split": str(looks.split),
-        "images": len(looks.samples.ids),
-        "seed": looks.subject.seed,
-        "company": looks.subject.company,
-        "device": torch.device(looks.surroundings.device).type,
-    }
-    folder = looks.surroundings.config.cache_folder / "calibrations"
-    return folder / f"{defense.record()['name']}-{digest(content)}.json"
-
-
-def _read(path: Path) -> dict[float, Point]:
-    if not path.is_file():
-        return {}
-    try:
-        return {p[0]: Point(*p) for p in json.loads(path.read_text(encoding="utf-8"))}
-    except (OSError, ValueError, TypeError, IndexError) as error:
-        raise StoreError(f"calibration '{path}' is damaged ({error}): delete it") from None
+def searched(defense: DefenseChoice) -> bool:
+    """Tell whether a defense has a strength that is not written out."""
+    return bool(defense.knob) and not defense.fixed

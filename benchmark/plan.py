@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -12,14 +12,36 @@ import torch
 from benchmark.catalogue import ATTACKS, DATASETS
 from benchmark.choices import attack_choices
 from benchmark.errors import SpecError
-from benchmark.fitting import Told
 from benchmark.matching import Calibration
-from benchmark.muster import Known, muster, part_of, subject_parts
+from benchmark.measuring import Points
+from benchmark.muster import Known, Roster, muster, part_of, roster
 from benchmark.protocol import Protocol
 from benchmark.request import Request
 from benchmark.spec import Cell, Look, Part, Shard
 from benchmark.surroundings import Surroundings
 from benchmark.types import Aim, Goal, Threat
+
+
+class Attacker(NamedTuple):
+    """An attack, and every way in which it was asked for."""
+
+    part: Part
+    asked: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A request whose names are resolved and whose mistakes were told.
+
+    Attributes:
+        roster: Victim and defenses.
+        attacks: Attacks.
+        threats: One for each radius.
+    """
+
+    roster: Roster
+    attacks: tuple[Attacker, ...]
+    threats: tuple[Threat, ...]
 
 
 @dataclass(frozen=True)
@@ -31,70 +53,91 @@ class Plan:
         looks: Defenses whose clean answers are to be looked at.
         left_out: Combinations that make no sense, a line each.
         calibrations: What strengths were found, if drops were to be matched.
+        waiting: Stand-ins, with keys that mean nothing, for shards against defenses that are not
+            trained or whose strength is not known.
     """
 
     shards: tuple[Shard, ...]
     looks: tuple[Look, ...] = ()
     left_out: tuple[str, ...] = ()
     calibrations: tuple[Calibration, ...] = ()
+    waiting: tuple[Shard, ...] = ()
+
+
+def draft(request: Request, surroundings: Surroundings) -> Draft:
+    """Resolve and check a request; nothing is trained or measured.
+
+    Raises:
+        BenchError: For anything that cannot run.
+    """
+    called = roster(request, surroundings)
+    found = Draft(
+        called, tuple(_attacks(request)), tuple(_threats(request, called.subject.dataset))
+    )
+    _pairs(called.defenses, found.attacks, request)
+    return found
 
 
 def plan(
-    request: Request,
-    surroundings: Surroundings,
-    jobs: int | None = None,
-    told: Told | None = None,
+    drafted: Draft, surroundings: Surroundings, fresh: Mapping[str, Points] | None = None
 ) -> Plan:
-    """Resolve a request into shards; train and calibrate what that needs.
+    """Resolve a request into shards, by what is trained and calibrated.
 
     Args:
-        request: What is wanted.
+        drafted: What is wanted.
         surroundings: Where.
-        jobs: Processes that look for strengths; None means one a core.
-        told: Called now and then while a defense is trained.
+        fresh: What searches of this run measured, by their files.
 
     Raises:
-        BenchError: For anything that cannot run, before anything runs.
+        BenchError: If a defense does not fit the victim.
     """
-    dataset, model = subject_parts(request, surroundings)
-    attacks = _attacks(request)
-    threats, kind = _threats(request, dataset), torch.device(surroundings.device).type
-    found = muster(request, dataset, model, surroundings, jobs, told)
-    pairs, left_out = _pairs(found.defenses, attacks, request)
-    more = request.images, request.seed, kind
-    cells = [
-        Cell(dataset, model, defense, attack, threat, _protocol(request, attack), *more)
+    request = drafted.roster.request
+    found = muster(drafted.roster, surroundings, fresh or {})
+    defenses = (*found.defenses, *found.waiting)
+    pairs, left_out = _pairs(defenses, drafted.attacks, request)
+    late = {one.part.text for one in found.waiting}
+    cells = _cells(pairs, drafted, torch.device(surroundings.device).type)
+    shards: list[Shard] = []
+    waiting: list[Shard] = []
+    for cell in cells:
+        mine = waiting if cell.defense.text in late else shards
+        for first in range(0, request.images, request.shard):
+            mine.append(Shard(cell, first, min(request.shard, request.images - first)))
+    return Plan(tuple(shards), found.looks, tuple(left_out), found.calibrations, tuple(waiting))
+
+
+def _cells(pairs: Sequence[tuple[Part, Part]], drafted: Draft, device: str) -> list[Cell]:
+    """One cell for each pair and threat."""
+    request, subject = drafted.roster.request, drafted.roster.subject
+    more = request.images, request.seed, device
+    return [
+        Cell(
+            subject.dataset,
+            subject.model,
+            defense,
+            attack,
+            threat,
+            _protocol(request, attack),
+            *more,
+        )
         for defense, attack in pairs
-        for threat in threats
+        for threat in drafted.threats
     ]
-    shards = [
-        Shard(cell, first, min(request.shard, request.images - first))
-        for cell in cells
-        for first in range(0, request.images, request.shard)
-    ]
-    return Plan(tuple(shards), found.looks, tuple(left_out), found.calibrations)
 
 
-class _Attacker(NamedTuple):
-    """An attack, and every way in which it was asked for."""
-
-    part: Part
-    asked: tuple[str, ...]
-
-
-def _attacks(request: Request) -> list[_Attacker]:
+def _attacks(request: Request) -> list[Attacker]:
     """Resolve every attack, without repetitions, in their order."""
-    found: dict[str, _Attacker] = {}
+    found: dict[str, Attacker] = {}
     for text in request.attackers():
         for choice in attack_choices(text, request):
             name = str(choice)
             texts = found[name].asked if name in found else ()
-            found[name] = _Attacker(part_of(choice, name), (*texts, text))
+            found[name] = Attacker(part_of(choice, name), (*texts, text))
     return list(found.values())
 
 
 def _pairs(
-    known: Sequence[Known], attacks: Sequence[_Attacker], request: Request
+    known: Sequence[Known], attacks: Sequence[Attacker], request: Request
 ) -> tuple[list[tuple[Part, Part]], list[str]]:
     """Tell which defenses meet which attacks, and say why others do not.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import tempfile
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,98 +14,17 @@ import joblib
 
 from benchmark.backends import Pool, Workers
 from benchmark.devices import FreeDevices
-from benchmark.display import Progress
 from benchmark.errors import BenchError, StoreError
 from benchmark.machine import settle, threads_kept
 from benchmark.outcome import content, look_content
 from benchmark.spec import Look, Shard
-from benchmark.store import LOOKS, SHARDS, Store
+from benchmark.store import LOOKS, Store
 from benchmark.surroundings import Surroundings
 from benchmark.tasks.attack import run_shards
 from benchmark.tasks.look import run_look
-
-Work = tuple[Shard, ...] | Look  # shards that are run together, or a look
-Costs = Mapping[str, float]  # forward passes a query costs, by what builds the defense
+from benchmark.work import Costs, Ended, Report, Step, Told, Work, effort, missing, name_of
 
 _RESTARTS = 3  # times in a row that workers are killed before anything is finished
-
-
-@dataclass(frozen=True)
-class Report:
-    """How a piece of work ended.
-
-    Attributes:
-        names: What it was, a name for each shard or look.
-        shards: Shards run together.
-        looks: Looks taken.
-        images: Images it attacked.
-        queries: Queries it asked, counted or not.
-        error: Why it failed, one line; empty if it did not.
-        fault: "" if it did not fail, "input" for a mistake in the input, "bug" for ours.
-    """
-
-    names: tuple[str, ...] = ()
-    shards: int = 0
-    looks: int = 0
-    images: int = 0
-    queries: int = 0
-    error: str = ""
-    fault: str = ""
-
-
-@dataclass(frozen=True)
-class Ended:
-    """What went wrong in a run.
-
-    Attributes:
-        failed: Work that failed twice and has no result.
-        repaired: Work that failed once and then did not.
-    """
-
-    failed: tuple[Report, ...] = ()
-    repaired: tuple[Report, ...] = ()
-
-
-def missing(
-    shards: Sequence[Shard], looks: Sequence[Look], store: Store
-) -> tuple[list[Shard], list[Look], list[str]]:
-    """Tell which shards and looks have to be run, and which of their files are damaged."""
-    damage: list[str] = []
-
-    def absent(key: str, kind: str) -> bool:
-        try:
-            return store.read(key, kind) is None
-        except StoreError as error:
-            damage.append(f"{error}; it is run again")
-            return True
-
-    todo = [shard for shard in shards if absent(shard.key, SHARDS)]
-    return todo, [look for look in looks if absent(look.key, LOOKS)], damage
-
-
-def costs_known(looks: Sequence[Look], store: Store) -> Costs:
-    """Tell what a query costs behind each defense, as far as it was measured."""
-    costs: dict[str, float] = {}
-    for look in looks:
-        try:
-            found = store.read(look.key, LOOKS)
-        except StoreError:  # it is run again
-            continue
-        if found:
-            costs[look.defense.text] = found["row"]["forward_equivalents"]
-    return costs
-
-
-def effort(one: Work, costs: Costs) -> float:
-    """Estimate what a piece of work takes, in forward passes of one image; at most, for attacks.
-
-    Repeats of a question (EOT) are in the budget already.
-    """
-    if isinstance(one, Look):
-        return one.images * one.draws * costs.get(one.defense.text, 1.0)
-    first = one[0]
-    queries = first.count * first.cell.threat.budget
-    return queries * costs.get(first.cell.defense.text, 1.0)
 
 
 def execute(
@@ -113,7 +32,7 @@ def execute(
     surroundings: Surroundings,
     store: Store,
     workers: Workers,
-    progress: Progress,
+    told: Told,
     costs: Costs | None = None,
 ) -> Ended:
     """Run work; each piece is stored by the worker that ran it, as soon as it is finished.
@@ -123,7 +42,7 @@ def execute(
         surroundings: Where.
         store: Where results go.
         workers: Who runs it.
-        progress: Told of everything finished.
+        told: Called with everything that has ended, good or bad.
         costs: What queries cost behind the defenses that were looked at already.
 
     Raises:
@@ -140,7 +59,7 @@ def execute(
         workers.pool(surroundings.device, len(work)) as pool,
     ):
         devices = FreeDevices(workers.devices, Path(folder)) if workers.devices else None
-        once = _Round(pool, surroundings, store, devices, progress)
+        once = _Round(pool, surroundings, store, devices, told)
         first = once.finish(ordered)
         again = once.finish([ordered[place] for place in first])
     reports = list(first.values())
@@ -156,23 +75,23 @@ class _Round:
     surroundings: Surroundings
     store: Store
     devices: FreeDevices | None
-    progress: Progress
+    told: Told
 
     def finish(self, work: Sequence[Work]) -> dict[int, Report]:
         """Run work; return the reports of what failed, by its place."""
         failed: dict[int, Report] = {}
         left, restarts = list(range(len(work))), 0
 
-        def told(place: int, report: Report) -> None:
+        def ended(place: int, report: Report) -> None:
             left.remove(place)
-            self.progress.advance(report.images, report.queries)
+            self.told(work[place], report)
             if report.fault:
                 failed[place] = report
 
         while left:
             before = len(left)
             try:
-                self._once(work, left, told)
+                self._once(work, left, ended)
             except self.pool.lost:
                 left[:] = [place for place in left if not _stored(work[place], self.store)]
                 restarts = restarts + 1 if len(left) == before else 0
@@ -187,15 +106,17 @@ class _Round:
         return dict(sorted(failed.items()))
 
     def _once(
-        self, work: Sequence[Work], left: Sequence[int], told: Callable[[int, Report], None]
+        self, work: Sequence[Work], left: Sequence[int], ended: Callable[[int, Report], None]
     ) -> None:
         given = self.surroundings, self.store, self.devices
         calls = [joblib.delayed(_run)(place, work[place], *given) for place in left]
         for place, report in self.pool.run(calls):
-            told(place, report)
+            ended(place, report)
 
 
 def _stored(one: Work, store: Store) -> bool:
+    if not isinstance(one, Look | tuple):
+        return False  # done again, it finds what it made in the cache
     shards, looks = ((), [one]) if isinstance(one, Look) else (one, ())
     todo = missing(shards, looks, store)
     return not todo[0] and not todo[1]
@@ -209,12 +130,14 @@ def _run(
         here = replace(surroundings, device=device)
         if isinstance(one, Look):
             return place, _look(one, here, store)
-        return place, _attack(one, here, store)
+        if isinstance(one, tuple):
+            return place, _attack(one, here, store)
+        return place, _prepare(one, here, store)
 
 
 def _attack(shards: tuple[Shard, ...], surroundings: Surroundings, store: Store) -> Report:
     started = datetime.datetime.now(datetime.UTC)
-    report = Report(tuple(_name(shard) for shard in shards), shards=len(shards))
+    report = Report(tuple(name_of(shard) for shard in shards), shards=len(shards))
     try:
         results = run_shards(shards, surroundings)
     except Exception as error:  # noqa: BLE001 - a hole with its traceback; the run goes on
@@ -237,9 +160,16 @@ def _look(look: Look, surroundings: Surroundings, store: Store) -> Report:
     return report
 
 
-def _name(shard: Shard) -> str:
-    cell, last = shard.cell, shard.first + shard.count - 1
-    return f"{cell.attack.name} against {cell.defense.name}, images {shard.first}-{last}"
+def _prepare(step: Step, surroundings: Surroundings, store: Store) -> Report:
+    report = Report((step.name,), steps=1)
+    try:
+        found = step.run(surroundings)
+    except StoreError:  # no room for what it made: that ends the run, as it does for shards
+        raise
+    except Exception as error:  # noqa: BLE001 - as for shards
+        return _failed(report, [step.label], store, error)
+    store.forgive(step.label)
+    return replace(report, found=found)
 
 
 def _failed(report: Report, labels: Sequence[str], store: Store, error: Exception) -> Report:

@@ -16,7 +16,7 @@ from benchmark.data import Split
 from benchmark.errors import DataError
 from benchmark.loading import load_dataset, load_victim
 from benchmark.oracle import Oracle
-from benchmark.plan import plan
+from benchmark.plan import draft, plan
 from benchmark.protocol import Protocol
 from benchmark.request import make_request
 from benchmark.scores import Scores
@@ -33,7 +33,7 @@ BUDGETS = (1, 2, 3, 7, 100)
 def shards(**given):
     """Plan a request; one shard for each cell, the undefended first."""
     defaults = {"attacks": "square", "images": 8, "queries": 40, "eps": 0.1}
-    return plan(make_request(**{**defaults, **given}), HERE).shards
+    return plan(draft(make_request(**{**defaults, **given}), HERE), HERE).shards
 
 
 def defended(defense, **given):

@@ -10,7 +10,7 @@ from benchmark.catalogue import DEFENSES
 from benchmark.closeness import calibration_error, closeness
 from benchmark.config import Config
 from benchmark.flags import flags_of_look
-from benchmark.muster import muster, subject_parts
+from benchmark.muster import muster, roster
 from benchmark.request import make_request
 from benchmark.surroundings import Surroundings
 from benchmark.tasks.look import run_look
@@ -20,8 +20,7 @@ def look(defense, tmp_path, images=60, **given):
     """Look at the embedded victim behind a defense."""
     surroundings = Surroundings(Config(cache=tmp_path))
     request = make_request(attacked=False, defenses=defense, images=images, **given)
-    parts = subject_parts(request, surroundings)
-    found = muster(request, *parts, surroundings, 1, None)
+    found = muster(roster(request, surroundings), surroundings, {})
     return run_look(found.looks[-1], surroundings)
 
 
@@ -140,7 +139,7 @@ def test_a_defense_that_is_not_what_it_says_is_flagged(flag, tmp_path):
     plugin.write_text(DOUBLE.format(traits=traits, body=body))
     surroundings = Surroundings(Config(cache=tmp_path), (plugin,))
     request = make_request(attacked=False, defenses=name, images=24)
-    found = muster(request, *subject_parts(request, surroundings), surroundings, 1, None)
+    found = muster(roster(request, surroundings), surroundings, {})
     row = run_look(found.looks[-1], surroundings)["measured"]
     names = {"dataset": "mnist", "model": "mnist-cnn", "defense": name}
     assert flag in {one["flag"] for one in flags_of_look({**names, **row})}

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from command import refused, tables
 
-from benchmark import matching
+from benchmark import measuring
 from benchmark.flags import flags_of_attacks
 from benchmark.measured import Measured
 
@@ -21,7 +21,7 @@ RUN = ["run", "--attacks", "square", "--images", "10", "--queries", "10", "--job
 @pytest.fixture(autouse=True)
 def few(monkeypatch):
     """Look at fewer images, which is enough to see that it works."""
-    monkeypatch.setattr(matching, "LOOKED_AT", 200)
+    monkeypatch.setattr(measuring, "LOOKED_AT", 200)
     monkeypatch.setattr("benchmark.muster.LOOKED_AT", 200)
 
 
@@ -61,8 +61,8 @@ def test_strengths_are_remembered_and_tables_are_the_same_again(bench, tmp_path,
     before = tables(Path("results/local"))
     assert bench(*RUN, *options, "--out", "again").code == 0
     assert tables(Path("again")) == before
-    curve = next((tmp_path / "c" / "calibrations").iterdir())
-    monkeypatch.setattr(matching, "_curve", lambda *a: pytest.fail("not from the cache"))
+    (curve,) = (tmp_path / "c" / "calibrations").glob("rnd-*")
+    monkeypatch.setattr(measuring, "_curve", lambda *a: pytest.fail("not from the cache"))
     curve.write_text("[[")
     assert f"'{curve}' is damaged" in refused(bench(*RUN, *options, "--out", "third"))
 
@@ -71,10 +71,10 @@ def test_a_known_curve_is_not_measured_again(bench, tmp_path, monkeypatch):
     options = "--defenses", "rnd", "--match-drop", "3", "--cache", tmp_path / "c"
     assert bench("calibrate", *options, "--jobs", "1").code == 0
     asked = []
-    real = matching._right
-    monkeypatch.setattr(matching, "_right", lambda d, k: asked.append(str(d)) or real(d, k))
+    real = measuring._right
+    monkeypatch.setattr(measuring, "_right", lambda d, k: asked.append(str(d)) or real(d, k))
     assert bench("calibrate", *options, "--jobs", "1").code == 0
-    assert asked == ["none", "none"]  # to choose the split
+    assert asked == []
     assert bench("calibrate", *options, "--match-drop", "4", "--jobs", "1").code == 0
     assert "rnd[sigma=0.0]" in asked
 
@@ -100,7 +100,7 @@ def test_calibrate_prints_the_strengths_and_draws_the_curves(bench, tmp_path):
 
 
 def test_images_that_the_victim_knows_by_heart_do_not_set_strengths(bench, monkeypatch):
-    monkeypatch.setattr(matching, "_KNOWN", -1.0)
+    monkeypatch.setattr(measuring, "_KNOWN", -1.0)
     shown = bench("calibrate", "--defenses", "rnd", "--match-drop", "2", "--jobs", 1)
     assert "warning: the victim knows split 'calibrate'" in shown.err
     assert read("calibrations.csv")["split"].tolist() == ["eval"]

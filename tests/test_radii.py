@@ -9,7 +9,7 @@ import pytest
 
 from benchmark import api
 from benchmark.config import Config
-from benchmark.plan import plan
+from benchmark.plan import draft, plan
 from benchmark.request import make_request
 from benchmark.spec import together
 from benchmark.surroundings import Surroundings
@@ -22,7 +22,7 @@ bench = command.bench
 
 
 def groups(**given):
-    return together(plan(make_request(**{**ASKED, **given}), HERE).shards)
+    return together(plan(draft(make_request(**{**ASKED, **given}), HERE), HERE).shards)
 
 
 def test_radii_share_a_run_to_the_budget_and_nothing_else_is_shared():
@@ -39,7 +39,7 @@ def test_only_an_attack_that_looks_for_the_nearest_runs_to_the_budget():
     for group in groups(attacks="rays,square", run_to_budget=True):
         cell = group[0].cell
         assert cell.protocol.run_to_budget == (cell.attack.name == "rays")
-    square = {bool(b): plan(_square(b), HERE).shards[0].key for b in (False, True)}
+    square = {bool(b): plan(draft(_square(b), HERE), HERE).shards[0].key for b in (False, True)}
     assert square[False] == square[True]
 
 

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import command
 import pandas as pd
 import pytest
 from command import attack, refused, tables, world
-from rich.console import Console
 from support import refusal
 
 from benchmark import scheduler
 from benchmark.backends import Pool
 from benchmark.config import Config
-from benchmark.display import Progress
 from benchmark.errors import StoreError
 from benchmark.protocol import Protocol
-from benchmark.scheduler import Report, effort, execute
+from benchmark.scheduler import execute
 from benchmark.spec import Cell, Look, Part, Shard
 from benchmark.store import Store
 from benchmark.surroundings import Surroundings
 from benchmark.types import Norm, Threat
+from benchmark.work import Report, effort
 
 bench = command.bench
 
@@ -86,9 +84,9 @@ class Scripted:
 
 @pytest.fixture
 def go(tmp_path, surroundings):
-    def run(work, workers, costs=None):
-        progress = Progress(1, Console(file=io.StringIO()))
-        return execute(work, surroundings, Store(tmp_path), workers, progress, costs)
+    def run(work, workers, costs=None, told=None):
+        told = told or (lambda _work, _report: None)
+        return execute(work, surroundings, Store(tmp_path), workers, told, costs)
 
     return run
 

@@ -9,11 +9,12 @@ from command import bench, refused  # noqa: F401 - a fixture
 
 from benchmark.config import Config
 from benchmark.errors import BenchError, SpecError
-from benchmark.plan import plan
+from benchmark.plan import draft, plan
 from benchmark.request import Exclusion
 from benchmark.suites import load_suite, make_requests, suites
 from benchmark.surroundings import Surroundings
 
+HERE = Surroundings(Config())
 TEXT = """summary: a try
 attacks: [square, nes]
 defenses: [rnd]
@@ -42,7 +43,7 @@ def suite(tmp_path):
 
 
 def met(request):
-    cells = [shard.cell for shard in plan(request, Surroundings(Config())).shards]
+    cells = [shard.cell for shard in plan(draft(request, HERE), HERE).shards]
     return {(cell.attack.name, cell.defense.name) for cell in cells}
 
 
@@ -56,7 +57,7 @@ def test_runs_axes_pairs_and_exclusions(suite):
 
 
 def test_what_is_left_out_is_said_with_its_reason(suite):
-    planned = plan(make_requests(suite())[0], Surroundings(Config()))
+    planned = plan(draft(make_requests(suite())[0], HERE), HERE)
     assert planned.left_out == ("'nes' against 'rnd': only a try",)
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
 
 import typer
 from rich.console import Console
@@ -32,12 +36,22 @@ from benchmark.devices import read_devices
 from benchmark.display import curves, heading, strengths, summary
 from benchmark.errors import SpecError
 from benchmark.plots import draw_strengths
-from benchmark.request import make_request
+from benchmark.request import Request, make_request
 from benchmark.suites import make_requests
 from benchmark.surroundings import Surroundings
 
 
-def run(
+@dataclass(frozen=True)
+class Asked:
+    """What the options of `bench run` come to."""
+
+    requests: list[Request]
+    surroundings: Surroundings
+    workers: Workers
+    out: Path
+
+
+def _read(
     suite: Annotated[str | None, typer.Argument(help="Suite, or a YAML file.")] = None,
     *,
     attacks: Annotated[str | None, typer.Option(help="For example square,nes[pairs=10].")] = None,
@@ -85,8 +99,7 @@ def run(
     cache: Cache = None,
     config: ConfigFile = None,
     plugin: Plugins = None,
-) -> None:
-    """Cross attacks with defenses; what is done already is not done again."""
+) -> Asked:
     places = load_config(data_root, weights_root, checkpoint, config, cache)
     surroundings = Surroundings(places, tuple(plugin or ()), device or "cpu", batch)
     surroundings.load_plugins()
@@ -115,10 +128,28 @@ def run(
     if device and devices is not None:
         raise SpecError("--device does not go with --devices: give one of them")
     lent = () if devices is None else read_devices(devices)
-    workers = Workers(jobs, backend, scheduler, address, lent)
-    for cells in api.execute_requests(requests, surroundings, out, workers, Console(stderr=True)):
+    return Asked(requests, surroundings, Workers(jobs, backend, scheduler, address, lent), out)
+
+
+def with_options_of_run(command: Callable[[Asked], None]) -> Callable[..., None]:
+    """Give a command the options of `bench run`, read and checked."""
+
+    def called(*given: Any, **named: Any) -> None:
+        command(_read(*given, **named))
+
+    called.__name__, called.__doc__ = command.__name__, command.__doc__
+    called.__annotations__ = get_type_hints(_read, include_extras=True)
+    vars(called)["__signature__"] = inspect.signature(_read, eval_str=True)
+    return called
+
+
+@with_options_of_run
+def run(asked: Asked) -> None:
+    """Cross attacks with defenses; what is done already is not done again."""
+    given = asked.requests, asked.surroundings, asked.out, asked.workers
+    for cells in api.execute_requests(*given, Console(stderr=True)):
         typer.echo(f"{heading(cells)}\n\n{summary(cells)}\n")
-    typer.echo(f"Tables: {out / 'cells.csv'}, shards.csv, images.parquet")
+    typer.echo(f"Tables: {asked.out / 'cells.csv'}, shards.csv, images.parquet")
 
 
 def calibrate(

@@ -7,14 +7,20 @@ One process, one thread; defense and bare victim are timed in turn, medians. Dat
 from __future__ import annotations
 
 import argparse
+import tempfile
+from pathlib import Path
 
+from rich.console import Console
 from tabulate import tabulate
 
+from benchmark.backends import Workers
 from benchmark.catalogue import DEFENSES
 from benchmark.config import load_config
 from benchmark.machine import settle
-from benchmark.muster import muster, subject_parts
+from benchmark.muster import muster, roster
+from benchmark.preparation import prepare
 from benchmark.request import make_request
+from benchmark.store import Store
 from benchmark.surroundings import Surroundings
 from benchmark.tasks.look import run_look
 
@@ -36,9 +42,11 @@ def main() -> None:
         images=64,
         votes=1,
     )
-    parts = subject_parts(request, surroundings)
+    called = roster(request, surroundings)
+    with tempfile.TemporaryDirectory() as folder:
+        prepare([called], surroundings, Store(Path(folder)), Workers(1), Console(stderr=True))
     rows = []
-    for look in muster(request, *parts, surroundings, 1, None).looks:
+    for look in muster(called, surroundings, {}).looks:
         found = run_look(look, surroundings)
         work = {"operations": f"{found['measured']['forward_equivalents']:.2f}"}
         rows.append({"defense": look.defense.name, **found["timing"], **work})
