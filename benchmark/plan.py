@@ -109,17 +109,10 @@ def plan(
 def _cells(pairs: Sequence[tuple[Part, Part]], drafted: Draft, device: str) -> list[Cell]:
     """One cell for each pair and threat."""
     request, subject = drafted.roster.request, drafted.roster.subject
+    protocols = {one.part.name: _protocol(request, one.part) for one in drafted.attacks}
     more = request.images, request.seed, device
     return [
-        Cell(
-            subject.dataset,
-            subject.model,
-            defense,
-            attack,
-            threat,
-            _protocol(request, attack),
-            *more,
-        )
+        Cell(subject.dataset, subject.model, defense, attack, threat, protocols[attack.name], *more)
         for defense, attack in pairs
         for threat in drafted.threats
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from benchmark.protocol import Protocol
@@ -13,6 +13,7 @@ from benchmark.types import Threat
 
 SCHEMA = 6  # of shard files; raised when their meaning changes
 _LOOK = 1  # the same of looks
+_PLAIN = (str, int, float, tuple, type(None))
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Part:
     record: Mapping[str, Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Cell:
     """One resolved combination; all of it is in the key.
 
@@ -64,8 +65,8 @@ class Cell:
             "model": self.model.record,
             "defense": self.defense.record,
             "attack": self.attack.record,
-            "threat": asdict(self.threat),
-            "protocol": asdict(self.protocol),
+            "threat": plain(self.threat),
+            "protocol": plain(self.protocol),
             "images": self.images,
             "seed": self.seed,
             "device": self.device,
@@ -77,7 +78,7 @@ class Cell:
         return digest(self.content())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Shard:
     """A block of images of one cell: the unit of work, of retry and of storage.
 
@@ -102,7 +103,7 @@ class Shard:
         cell = self.cell
         names = [part.name for part in (cell.dataset, cell.model, cell.defense, cell.attack)]
         place = {"first": self.first, "count": self.count, "seed": cell.seed}
-        return digest({"names": names, "threat": asdict(cell.threat), **place})
+        return digest({"names": names, "threat": plain(cell.threat), **place})
 
 
 @dataclass(frozen=True)
@@ -161,6 +162,12 @@ def together(shards: Sequence[Shard]) -> list[tuple[Shard, ...]]:
             alike = replace(shard, cell=replace(cell, threat=threat)).key
         groups.setdefault(alike, []).append(shard)
     return [tuple(group) for group in groups.values()]
+
+
+def plain(value: Any) -> dict[str, Any]:
+    """Turn a dataclass into a dictionary, and those in its fields; faster than `asdict`."""
+    fields = vars(value).items()
+    return {name: part if isinstance(part, _PLAIN) else plain(part) for name, part in fields}
 
 
 def digest(content: Mapping[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 
+@lru_cache(maxsize=2**16)  # tables ask for the same few shares of as many images again and again
 def wilson(share: float, count: int) -> tuple[float, float]:
     """95 % Wilson interval of a share of `count` images (rounded to whole images)."""
     interval = binomtest(round(share * count), count).proportion_ci(method="wilson")

@@ -76,7 +76,7 @@ class Store:
             StoreError: If the disk is full or the folder not writable.
         """
         body = {"schema": SCHEMA, "key": key, **content}
-        text = json.dumps({**body, "digest": digest(body)}, indent=1, allow_nan=False)
+        text = json.dumps({**body, "digest": digest(body)}, allow_nan=False)
         place(self.folder / kind / f"{key}.json", text.encode(), self.shards)
 
     def write_table(self, name: str, data: bytes) -> None:
