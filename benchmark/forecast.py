@@ -186,25 +186,26 @@ def _row(share: Share) -> dict[str, object]:
 
 
 def _times(found: Forecast, workers: Workers, surroundings: Surroundings) -> str:
-    """One line for each device and victim, and one for all devices together."""
+    """One line for each victim and device, more for all devices and for all victims together."""
     named = workers.devices or (surroundings.device,) * workers.at_a_time(surroundings.device)
     rows: list[list[str]] = []
+    total = 0.0
     with threads_kept():
         settle()
         for victim, share in found.shares.items():
             rate = 0.0  # queries a second of all devices
             for device in dict.fromkeys(named):
-                seconds, jobs = (
-                    _seconds(victim, replace(surroundings, device=device)),
-                    named.count(device),
-                )
+                seconds = _seconds(victim, replace(surroundings, device=device))
+                jobs = named.count(device)
                 rate += jobs / seconds
-                time_ = _duration(share.forwards * seconds / jobs)
-                rows.append([_name(victim), device, str(jobs), f"{1000 * seconds:.3g}", time_])
+                alone = _duration(share.forwards * seconds / jobs)
+                rows.append([_name(victim), device, str(jobs), f"{1000 * seconds:.3g}", alone])
+            total += share.forwards / rate
             if len({*named}) > 1:
-                rows.append(
-                    [_name(victim), "all", str(len(named)), "", _duration(share.forwards / rate)]
-                )
+                together_ = _duration(share.forwards / rate)
+                rows.append([_name(victim), "all", str(len(named)), "", together_])
+    if len(found.shares) > 1:
+        rows.append(["all", "all", str(len(named)), "", _duration(total)])
     headers = ["victim", "device", "jobs", "ms a query", "time at most"]
     return tabulate(rows, headers, disable_numparse=True, stralign="right")
 
