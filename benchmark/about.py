@@ -83,4 +83,4 @@ def _settings(row: Content) -> tuple[str, int]:
 
 
 def _names(row: Content, defense: str) -> tuple[str, ...]:
-    return row["dataset"], row["model"], defense, str(row["seed"])
+    return row["dataset"], row["model"], defense

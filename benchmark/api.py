@@ -177,7 +177,7 @@ def _keep(
     """Store the strengths that were found, and say what is doubtful in them."""
     subject = called.subject
     for one in calibrations:
-        keep(one, subject.dataset, subject.model, subject.seed, store)
+        keep(one, subject.dataset, subject.model, store)
         _warn(one.doubts(), console)
     _warn(borrowed(calibrations), console)
 

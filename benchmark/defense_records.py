@@ -65,7 +65,6 @@ class CalibrationRow:
     dataset: Annotated[str, "data set"]
     model: Annotated[str, "victim"]
     defense: Annotated[str, "defense as it was asked for"]
-    seed: Annotated[int, "seed of the noise"]
     target: Annotated[float, "points of clean accuracy it was to cost"]
     knob: Annotated[str, "parameter that was turned"]
     strength: Annotated[float, "value found"]

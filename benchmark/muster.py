@@ -79,7 +79,7 @@ def roster(request: Request, surroundings: Surroundings) -> Roster:
         BenchError: If the victim is not there, or a defense does not fit it.
     """
     dataset, model = subject_parts(request, surroundings)
-    subject = Subject(dataset, model, request.seed, request.shard)
+    subject = Subject(dataset, model, request.shard)
     texts = (str(undefended()), *request.opponents())
     asked = [(text, DefenseChoice.parse(text)) for text in texts]
     return Roster(request, subject, tuple(_known(asked, subject, surroundings)))

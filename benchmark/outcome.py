@@ -103,7 +103,7 @@ def look_content(look: Look, result: Mapping[str, Any], device: str) -> dict[str
     }
 
 
-def keep(calibration: Calibration, dataset: Part, model: Part, seed: int, store: Store) -> None:
+def keep(calibration: Calibration, dataset: Part, model: Part, store: Store) -> None:
     """Store what strengths were found, so that tables can say what they were found for."""
     if not calibration.matches:
         return
@@ -113,7 +113,6 @@ def keep(calibration: Calibration, dataset: Part, model: Part, seed: int, store:
         "defense": calibration.defense.record(),
         "split": str(calibration.split),
         "images": calibration.images,
-        "seed": seed,
         "targets": [match.target for match in calibration.matches],
     }
     rows = [
@@ -121,7 +120,6 @@ def keep(calibration: Calibration, dataset: Part, model: Part, seed: int, store:
             "dataset": dataset.name,
             "model": model.name,
             "defense": str(calibration.defense),
-            "seed": seed,
             "target": round(100 * match.target, 6),
             "knob": calibration.defense.knob,
             "strength": match.point.strength,

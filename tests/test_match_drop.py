@@ -113,7 +113,8 @@ def measured(attack, broken, hits=None):
     cell = {"dataset": "d", "model": "m", "defense": "x", "attack": attack}
     cell |= {"norm": "linf", "eps": 0.03, "budgets": "5+10"}
     every, none = np.ones(40), np.full((40, 2), np.inf)
-    return Measured(cell, every, every > 0, first, at, none < 0, none, {})
+    wrong = np.zeros((40, 2), dtype=np.int64)
+    return Measured(cell, every, every > 0, first, at, none < 0, wrong, 20, none, {})
 
 
 def flags(*cells):

@@ -158,7 +158,6 @@ def calibrate(
     match_drop: Annotated[str, typer.Option(help="Points of clean accuracy to lose.")] = "1,2,4",
     dataset: DatasetName = None,
     model: ModelName = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the noise. [default: 0]")] = None,
     shard: Annotated[int | None, typer.Option(help="Images that coupled defenses see.")] = None,
     device: Device = None,
     batch: Batch = None,
@@ -178,7 +177,6 @@ def calibrate(
         match_drop=match_drop,
         dataset=dataset,
         model=model,
-        seed=seed,
         shard=shard,
     )
     places = load_config(data_root, weights_root, checkpoint, config, cache)
