@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from benchmark import __version__, api
+from benchmark.commands.comparing import compare
 from benchmark.commands.looking import check, list_, show
 from benchmark.commands.planning import plan
 from benchmark.commands.publishing import leaderboard
@@ -25,7 +26,19 @@ app = typer.Typer(
 
 # Newer versions of typer carry their own click: its base of all usage errors, by way of a child.
 _UsageError: type[BaseException] = typer.BadParameter.__mro__[2]
-_COMMANDS = (run, plan, calibrate, leaderboard, list_, show, check, status, collect, verify)
+_COMMANDS = (
+    run,
+    plan,
+    calibrate,
+    compare,
+    leaderboard,
+    list_,
+    show,
+    check,
+    status,
+    collect,
+    verify,
+)
 for _command in _COMMANDS:
     app.command(_command.__name__.rstrip("_"))(_command)
 

@@ -15,7 +15,11 @@ from benchmark.records import names
 _TEXT = dict.fromkeys(("matched_drop", "members", "protocol", "budgets", "setting", "seeds"), "str")
 _NEEDED = (
     *("dataset", "model", "defense", "attack", "norm", "eps", "aim", "seed", "budget", "images"),
-    *("clean_accuracy", "robust_accuracy", "robust_accuracy_low", "robust_accuracy_high"),
+    *(
+        f"{share}{end}"
+        for share in ("clean_accuracy", "robust_accuracy", "robust_accuracy_first_hit")
+        for end in ("", "_low", "_high")
+    ),
     *("run_to_budget", "cell"),
 )
 # What tables of older versions may lack; `budgets` is made from the rows.
@@ -54,11 +58,17 @@ def read_references(root: Path) -> list[Reference]:
     folders = sorted({path.parent for path in root.rglob("cells.csv")})
     if not folders:
         raise StoreError(f"no folder below '{root}' has a cells.csv")
-    found = [_reference(folder, root) for folder in folders]
+    found = [read_reference(folder, root) for folder in folders]
     return sorted(found, key=lambda one: one.name)
 
 
-def _reference(folder: Path, root: Path) -> Reference:
+def read_reference(folder: Path, root: Path) -> Reference:
+    """Read one folder, whose name is its path below `root`.
+
+    Raises:
+        StoreError: If a table cannot be read or lacks a column.
+    """
+
     def table(name: str, columns: Collection[str]) -> pd.DataFrame | None:
         path = folder / f"{name}.csv"
         return _read(path, columns) if path.exists() else None

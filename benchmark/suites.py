@@ -134,20 +134,21 @@ def _check_names(source: Located, request: Request, places: Mapping[str, Any]) -
 
     for field, check in (("attacks", attack), ("defenses", DefenseChoice.parse)):
         for number, text in enumerate(getattr(request, field)):
-            _look_up(check, text, source, places.get(field), number)
+            look_up(check, text, source, places.get(field), number)
     for number, pair in enumerate(request.pairs):
         for part, check in enumerate((attack, DefenseChoice.parse)):
-            _look_up(check, pair[part], source, places.get("pairs"), number, part)
-    _look_up(DATASETS.choose, request.dataset, source, places.get("dataset"))
+            look_up(check, pair[part], source, places.get("pairs"), number, part)
+    look_up(DATASETS.choose, request.dataset, source, places.get("dataset"))
     if request.model:
-        _look_up(MODELS.choose, request.model, source, places.get("model"))
+        look_up(MODELS.choose, request.model, source, places.get("model"))
     if not (request.attacks or request.pairs):
         raise SpecError(f"{source.name} names no attack")
 
 
-def _look_up(
+def look_up(
     check: Callable[[str], object], text: str, source: Located, place: Any, *more: int
 ) -> None:
+    """Check a name that stands in a suite, so that a mistake is told with its line."""
     try:
         check(text)
     except BenchError as error:
