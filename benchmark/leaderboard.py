@@ -11,9 +11,11 @@ from tabulate import tabulate
 from benchmark import board_plots
 from benchmark.board_page import page
 from benchmark.board_plots import MARK
+from benchmark.board_reports import lines_of, reports
 from benchmark.errors import StoreError
 from benchmark.families import repeats
 from benchmark.files import place
+from benchmark.measured_counterparts import Line
 from benchmark.reference import Reference, read_references
 from benchmark.standings import (
     Board,
@@ -124,8 +126,9 @@ def _page(reference: Reference, settings: Sequence[Setting]) -> Files:
             "Ranks are left out: the reference folder has no `comparisons.csv`. Defenses stand in "
             "the order of their robust accuracy.\n"
         )
+    lines = lines_of(reference)
     for number, setting in enumerate(settings, 1):
-        text, drawn = _section(setting, reference, f"{stem}-{number}")
+        text, drawn = _section(setting, reference, f"{stem}-{number}", lines)
         parts.append(text)
         pictures |= drawn
     folder = reference.name.removesuffix(stem)
@@ -133,7 +136,9 @@ def _page(reference: Reference, settings: Sequence[Setting]) -> Files:
     return {f"{reference.name}.md": "\n".join(parts).encode(), **files}
 
 
-def _section(setting: Setting, reference: Reference, stem: str) -> tuple[str, Files]:
+def _section(
+    setting: Setting, reference: Reference, stem: str, reported: Sequence[Line]
+) -> tuple[str, Files]:
     about = setting.about
     protocol = f", `{about['protocol']}`" if about["protocol"] else ""
     lines = [
@@ -143,6 +148,7 @@ def _section(setting: Setting, reference: Reference, stem: str) -> tuple[str, Fi
     pictures: Files = {}
     for board in setting.boards:
         lines += _board(setting, board, reference)
+        lines += _reported(setting, board, reference, reported)
         end = f"{stem}-drop-{board.drop}" if board.drop else stem
         for kind, data in (
             ("queries", board_plots.curves(setting, board)),
@@ -208,6 +214,16 @@ def _board(setting: Setting, board: Board, reference: Reference) -> Iterator[str
     notes = [*_gaps(board), *_fewer_seeds(board, setting), *_details(flags)]
     if notes:
         yield "\n".join(f"- {note}" for note in notes) + "\n"
+
+
+def _reported(
+    setting: Setting, board: Board, reference: Reference, lines: Sequence[Line]
+) -> Iterator[str]:
+    """What papers report, a table for each of their victims."""
+    marks = " / ".join(map(str, setting.budgets))
+    for title, head, rows in reports(setting, board, lines):
+        yield f"{title} @ {marks} queries (`bench compare {reference.name}`: what differs):\n"
+        yield f"{_filled(rows, head)}\n"
 
 
 def _result(one: Standing) -> list[str]:

@@ -7,9 +7,9 @@ here was measured with querybench. Percentages are as printed; an empty field wa
 |---|---|
 | `paper`, `table` | key of `papers.yaml`; the table as the paper numbers it |
 | `dataset`, `model` | data and victim, in our spelling |
-| `defense`, `defense_params` | defense, `none` for the bare victim; its parameters, `key=value` joined by `;` |
+| `defense`, `defense_params` | defense, `none` for no defense; parameters, `k=v` joined by `;` |
 | `matched_drop` | points of clean accuracy that the strength was chosen to cost |
-| `attack`, `attack_params` | attack, `clean` for no attack; its parameters, likewise |
+| `attack`, `attack_params` | attack, `clean` for no attack; parameters, likewise |
 | `norm`, `eps`, `queries` | threat; radius in units of the [0, 1] range; queries for each image |
 | `metric`, `value`, `unit` | what was measured, the number, and its unit |
 | `radius` | l2 radius of certified accuracy |
