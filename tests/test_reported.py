@@ -154,7 +154,7 @@ reported:
         ("rnd, reason", "rnd, why", 17, "left_out.0.reason is not allowed: Field required"),
         ("    - {", "    - {image: 3, ", 17, "left_out.0.image is not allowed: Extra inputs"),
         ("  table: Table 8\n", "", 6, "reported.table is not allowed: Field required"),
-        (TWO, "    unig: unig@official\n", 11, "batch_size=1;cascaded_train_images=10]' is neither"),
+        (TWO, "    unig: unig@official\n", 11, "cascaded_train_images=10]' is neither"),
         ("reported:", "runs: [{}, {norm: l2}]\nexclude: [{attack: squar, reason: x}]\nreported:",
          7, "nothing that is run falls under attack 'squar'"),
         ("reported:", "exclude: [{defense: dent*, reason: x}]\nreported:", 7, "no run of"),
@@ -243,6 +243,19 @@ def test_strengths_are_those_set_for_the_drop(tmp_path):
     first = next(line for line in lines if line.cell.attack and line.row.queries == 1000
                  and line.measured is not None)  # fmt: skip
     assert "read off a run of 10000 queries" in first.differs
+
+
+def test_what_differs_in_some_rows_stands_in_them(bench, tmp_path):
+    about = {"dataset": "cifar10", "eps": 8 / 255, "budgets": "50+100"}
+    shards = [
+        cell(name, "square[p=0.05]", [Y, N, N], model=model, **about)
+        for name, model in (("none", "resnet20"), ("rnd", "resnet56"))
+    ]
+    outcome = bench("compare", "unig-table8", "--out", reference(tmp_path, "x", shards))
+    ends = {key: cells[-2:] for key, cells in printed(outcome.out).items()}
+    assert ends["none", "square[p=0.05]"] == ["victim", "resnet20"]
+    assert ends["rnd", "(clean)"] == ["victim", "resnet56"]
+    assert "- In every row: 3 images (paper: 10000, the whole test set)." in outcome.out
 
 
 def test_a_failure_rate_is_over_images_answered_right(bench, tmp_path):
