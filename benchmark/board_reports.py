@@ -11,7 +11,7 @@ from benchmark.reported import CLEAN, FAILURES
 from benchmark.standings import Board, Setting
 from benchmark.suites import suites
 
-_SETTING = ("dataset", "model", "images", "seed", "protocol")
+_SETTING = ("dataset", "model", "images", "protocol")
 _THREAT = ("norm", "eps", "aim", "budgets")
 Report = tuple[str, list[str], list[list[str]]]  # of one victim: title, headings, rows
 

@@ -17,7 +17,7 @@ from benchmark.reference import Reference
 from benchmark.reported import CLEAN, FAILURES, Paper, Reported
 from benchmark.statistics import wilson
 
-_SAME = ["dataset", "model", "seed"]
+_SAME = ["dataset", "model"]
 Shares = tuple[float, float, float]  # with the ends of its 95 % Wilson interval
 
 
@@ -66,7 +66,7 @@ def _measured(cell: Cell, tables: Reference) -> pd.DataFrame:
         rows = rows[rows["model"] == str(MODELS.choose(cell.model))]
     rows = _at_strength(rows, cell, tables)
     if not cell.attack:  # clean answers are asked anew for each attack, with the same noise
-        return rows.drop_duplicates([*_SAME, "images", "protocol"])
+        return rows.drop_duplicates([*_SAME, "seed", "images", "protocol"])
     rows = rows[(rows["attack"] == cell.attack) & (rows["norm"] == cell.request.norm)]
     rows = rows[(rows["aim"] == cell.aim) & (rows["budget"] == cell.budget)]
     return rows[np.isclose(rows["eps"].astype(float), cell.eps)]
