@@ -12,6 +12,7 @@ from benchmark.commands.comparing import compare
 from benchmark.commands.looking import check, list_, show
 from benchmark.commands.planning import plan
 from benchmark.commands.publishing import leaderboard
+from benchmark.commands.regression import accept, regress
 from benchmark.commands.running import calibrate, run
 from benchmark.commands.stores import collect, status, verify
 from benchmark.errors import BenchError
@@ -27,17 +28,8 @@ app = typer.Typer(
 # Newer versions of typer carry their own click: its base of all usage errors, by way of a child.
 _UsageError: type[BaseException] = typer.BadParameter.__mro__[2]
 _COMMANDS = (
-    run,
-    plan,
-    calibrate,
-    compare,
-    leaderboard,
-    list_,
-    show,
-    check,
-    status,
-    collect,
-    verify,
+    *(run, plan, calibrate, compare, leaderboard, regress, accept),
+    *(list_, show, check, status, collect, verify),
 )
 for _command in _COMMANDS:
     app.command(_command.__name__.rstrip("_"))(_command)

@@ -54,7 +54,9 @@ class DefenseRow:
     device: Annotated[str, "device: cpu, or the name of the GPU"]
     commit: Annotated[str | None, "revision of querybench, if run from a git checkout"]
     dirty: Annotated[bool | None, "the checkout had uncommitted changes"]
-    versions: Annotated[str, "versions of Python and of the packages that compute"]
+    versions: Annotated[
+        str, "versions of Python and of the packages that compute, and the kind of processor"
+    ]
     look: Annotated[str, "key: hash of everything that can change the numbers"]
 
 

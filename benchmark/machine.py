@@ -6,12 +6,15 @@ import ctypes
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
 # glibc's mallopt names; its own limit for the second is 32 MiB
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _KEPT_BYTES, _HEAP_BLOCK_BYTES = 2**30, 2**25
+_CPUINFO = Path("/proc/cpuinfo")
+_KIND = ("vendor_id", "cpu family", "model", "CPU implementer", "CPU part")  # x86; ARM
 
 
 def settle() -> None:
@@ -24,6 +27,24 @@ def settle() -> None:
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.deterministic = True
     keep_memory()
+
+
+def processor() -> str:
+    """Name the kind of processor: arithmetic is the same to the bit on one kind only.
+
+    Returns:
+        What tells the kind, as far as the system says it, and the instructions that torch uses,
+        for example "AuthenticAMD-25-1-AVX2"; without spaces.
+    """
+    try:
+        text = _CPUINFO.read_text(encoding="utf-8", errors="replace")
+    except OSError:  # not Linux
+        text = ""
+    lines = (line.partition(":") for line in text.splitlines())
+    said = {name.strip(): value.strip() for name, _, value in lines}
+    kind = [said[name] for name in _KIND if name in said] or [platform.machine()]
+    words = "-".join([*kind, torch.backends.cpu.get_cpu_capability()])
+    return "_".join(words.split())
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 import benchmark
+from benchmark.machine import processor
 
 
 @cache
@@ -25,6 +26,7 @@ def provenance(device: str) -> dict[str, Any]:
         "torch": torch.__version__,
         "numpy": np.__version__,
         **{name: metadata.version(name) for name in ("torchvision", "timm", "pillow")},
+        "cpu": processor(),
     }
     if torch.device(device).type == "cuda":
         device = torch.cuda.get_device_name(device)

@@ -8,13 +8,16 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from benchmark.measured import WORST_CASE
 from benchmark.outcome import cell_columns, cell_of
-from benchmark.records import TABLES, kinds, names
+from benchmark.records import TABLES, ImageRow, kinds, names
 from benchmark.spec import Shard, digest
 from benchmark.statistics import wilson
-from benchmark.tables import ORDERS
+from benchmark.tables import DIGITS, ORDERS, cell_table
 
 _ROBUST = [f"robust_accuracy{kind}" for kind in ("", "_first_hit", "_expected")]
 _ROUNDED = 1.01e-6  # what rounding to six digits may change, at both ends
@@ -26,7 +29,7 @@ def verify(folder: Path) -> Iterator[str]:
     tables: dict[str, pd.DataFrame] = {}
     for name in ORDERS:
         if (path := folder / name).is_file():
-            table = _read(path)
+            table = read(path)
             if table is None:
                 yield f"'{path}' is no table with the columns that results/README.md documents"
                 continue
@@ -39,9 +42,12 @@ def verify(folder: Path) -> Iterator[str]:
         yield from (f"'{folder / 'shards.csv'}': {line}" for line in _shards(shards))
     if cells is not None and shards is not None:
         yield from (f"'{folder}': {line}" for line in _both(cells, shards))
+        if (path := folder / "images.parquet").is_file():
+            yield from (f"'{path}': {line}" for line in _images(path, cells, shards))
 
 
-def _read(path: Path) -> pd.DataFrame | None:
+def read(path: Path) -> pd.DataFrame | None:
+    """Read a table; None if it has not the columns that are documented, or is none at all."""
     row = TABLES[path.name]
     texts: Any = {name: str for name, kind in kinds(row).items() if kind.startswith("str")}
     exact: Any = {"eps": float} if "eps" in names(row) else {}
@@ -50,6 +56,15 @@ def _read(path: Path) -> pd.DataFrame | None:
     except ValueError:  # empty, cut, or no text
         return None
     return table if list(table.columns) == names(row) else None
+
+
+def read_images(path: Path) -> pa.Table | None:
+    """Read `images.parquet`; None if it has not the columns that are documented."""
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowException):
+        return None
+    return table if table.column_names == names(ImageRow) else None
 
 
 def _rows(table: pd.DataFrame, order: list[str]) -> Iterator[str]:
@@ -123,3 +138,30 @@ def _both(cells: pd.DataFrame, shards: pd.DataFrame) -> Iterator[str]:
             mine["counted_queries"].sum() != row["queries_used"]
         ):
             yield f"cell {row['cell']}: its shards asked other numbers of queries"
+
+
+def _images(path: Path, cells: pd.DataFrame, shards: pd.DataFrame) -> Iterator[str]:
+    """Make the cells anew from the images."""
+    images = read_images(path)
+    if images is None:
+        yield "is no table with the columns that results/README.md documents"
+        return
+    contents = []
+    for row in shards.to_dict("records"):
+        mine = images.filter(pc.equal(images["shard"], row["shard"])).to_pydict()
+        if len(mine["shard"]) != row["count"]:
+            yield f"has {len(mine['shard'])} of the {row['count']} images of shard {row['shard']}"
+            return
+        more = {"first": row["first"], "count": row["count"], "costs": row, "images": mine}
+        contents.append({"cell": row, **more})
+    if len(images) != shards["count"].sum():
+        yield "has images of shards that are not in shards.csv"
+    made = _lines(cell_table(contents))
+    for line in sorted({*_lines(cells)} - {*made}):
+        yield f"cells.csv does not follow from it: {line}"
+
+
+def _lines(cells: pd.DataFrame) -> list[str]:
+    """Rows of `cells.csv` as written, without what is of looks."""
+    rows = cells.drop(columns=["drop", "drop_error", "matched_drop"]).round(DIGITS)
+    return rows.to_csv(index=False, header=False).splitlines()

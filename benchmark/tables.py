@@ -41,7 +41,7 @@ _IMAGES = pa.schema(
     [(name, _KINDS[kind.removesuffix(", may be empty")]) for name, kind in kinds(ImageRow).items()]
 )
 
-_DIGITS = 6
+DIGITS = 6
 _EXACT = ("eps", "p", "p_holm")
 ORDERS = {  # columns that rows are sorted by
     "cells.csv": [
@@ -231,7 +231,7 @@ def frame(rows: list[dict[str, Any]], kind: type[Any], order: list[str]) -> pd.D
 
 
 def _csv(frame: pd.DataFrame) -> bytes:
-    measured = {name: _DIGITS for name in frame.columns if name not in _EXACT}
+    measured = {name: DIGITS for name in frame.columns if name not in _EXACT}
     return frame.round(measured).to_csv(index=False, lineterminator="\n").encode()
 
 

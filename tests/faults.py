@@ -463,6 +463,30 @@ FAULTS = {
         "decay = times * (_FIRST + (_LAST - _FIRST) / 4 * times)",
         ("tests/test_purify.py",),
     ),
+    "regress-expects-equality-anywhere": Fault(
+        "benchmark/regression.py",
+        "if old.get(name) != new.get(name)",
+        "if False",
+        ("tests/test_regression.py",),
+    ),
+    "regress-corrects-nothing": Fault(
+        "benchmark/chance.py",
+        "corrected = holm(np.array([p for *_, p in tests]))",
+        "corrected = np.array([p for *_, p in tests])",
+        ("tests/test_regression.py",),
+    ),
+    "regress-reads-old-results": Fault(
+        "benchmark/rerun.py",
+        "if out and (out / SHARDS).exists()",
+        "if False",
+        ("tests/test_regress.py::test_a_rerun_does_nothing_from_memory",),
+    ),
+    "accepts-half-a-run": Fault(
+        "benchmark/acceptance.py",
+        'if lost := {*shards["cell"]} - {*cells["cell"]}',
+        "if lost := set()",
+        ("tests/test_accept.py",),
+    ),
 }
 
 

@@ -9,6 +9,7 @@ import sys
 import pytest
 import torch
 
+from benchmark import machine
 from benchmark.machine import settle
 
 PROGRAM = """
@@ -47,6 +48,24 @@ def test_freed_memory_is_kept():
     mapped, faults = watched(settled=True)
     assert mapped == 0 and faults < 1000
     assert watched(settled=False)[0] == 1  # left alone, glibc maps it (and may fault or not)
+
+
+CPUINFO = {
+    "vendor_id\t: Intel\ncpu family\t: 6\nmodel\t\t: 85\nmodel name\t: X\n": "Intel-6-85",
+    "CPU implementer\t: 0x41\nCPU part\t: 0xd0c\n": "0x41-0xd0c",
+    "": platform.machine(),
+    None: platform.machine(),
+}
+
+
+@pytest.mark.parametrize("text", CPUINFO)
+def test_the_kind_of_processor_is_a_word_that_ends_in_its_instructions(text, tmp_path, monkeypatch):
+    path = tmp_path / "cpuinfo"
+    if text is not None:
+        path.write_text(text)
+    monkeypatch.setattr(machine, "_CPUINFO", path)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "NO AVX")
+    assert machine.processor() == f"{CPUINFO[text]}-NO_AVX"
 
 
 def test_a_shard_runs_on_one_thread_without_tf32():

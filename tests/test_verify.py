@@ -8,6 +8,8 @@ import threading
 
 import command
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from command import refused
 
@@ -194,6 +196,42 @@ def test_a_worst_case_better_than_its_members_is_found(bench, bare):
 
     edit(bare, "cells.csv", change)
     assert any("an attack breaks more than all do" in line for line in findings(bench, bare))
+
+
+def changed(column, value):
+    def change(images):
+        rows = images.to_pandas()
+        rows[column] = [value, *rows[column][1:]]
+        return pa.Table.from_pandas(rows, images.schema, preserve_index=False)
+
+    return change
+
+
+IMAGES = {
+    "outcome": (changed("clean_correct", 0), "cells.csv does not follow from it: "),
+    "cut": (lambda images: images[1:], "has 1 of the 2 images of shard "),
+    "twice": (lambda images: pa.concat_tables([images, images[:1]]), "has 3 of the 2 images of "),
+    "foreign": (
+        lambda images: pa.concat_tables([images, changed("shard", "0" * 16)(images[:1])]),
+        "has images of shards that are not in shards.csv",
+    ),
+    "columns": (lambda images: images.drop_columns("queries"), "is no table with the columns that"),
+}
+
+
+@pytest.mark.parametrize("fault", IMAGES)
+def test_images_that_tables_do_not_follow_from_are_found(bench, made, bare, fault):
+    images, path = pq.read_table(made / "images.parquet"), bare / "images.parquet"
+    pq.write_table(images, path)
+    assert findings(bench, bare) == []
+    change, message = IMAGES[fault]
+    pq.write_table(change(images), path)
+    lines = findings(bench, bare)
+    assert lines and all(line.startswith(f"'{path}': {message}") for line in lines)
+    path.write_bytes(b"none")
+    assert findings(bench, bare) == [
+        f"'{path}': is no table with the columns that results/README.md documents"
+    ]
 
 
 def test_tables_are_not_overwritten_by_older_ones(out, monkeypatch):

@@ -24,6 +24,7 @@ Jobs = Annotated[
     int | None, typer.Option(min=1, help="Processes of one thread. [default: one a core]")
 ]
 Out = Annotated[Path, typer.Option(help="Folder of results.")]
+Reference = Annotated[Path, typer.Option(help="Folder of reference results.")]
 Folder = Annotated[Path, typer.Argument(help="Folder of results.")]
 DataRoot = Annotated[Path | None, typer.Option(help="Folder of data sets.")]
 WeightsRoot = Annotated[Path | None, typer.Option(help="Folder of weights.")]

@@ -8,13 +8,12 @@ from typing import Annotated
 import typer
 
 from benchmark import leaderboard as boards
+from benchmark.commands.options import Reference
 
 
 def leaderboard(
     *,
-    reference: Annotated[Path, typer.Option(help="Folder of reference results.")] = Path(
-        "results/reference"
-    ),
+    reference: Reference = Path("results/reference"),
     out: Annotated[Path, typer.Option(help="Folder of leaderboards.")] = Path("leaderboards"),
     check: Annotated[bool, typer.Option("--check", help="Write nothing; compare.")] = False,
 ) -> None:
