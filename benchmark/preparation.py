@@ -11,6 +11,7 @@ from rich.console import Console
 
 from benchmark.backends import Workers
 from benchmark.display import training
+from benchmark.errors import StoreError
 from benchmark.fitting import attach, untrained
 from benchmark.loading import load_dataset, load_for, load_victim
 from benchmark.matching import known_matches, searched
@@ -102,7 +103,14 @@ def prepare(
     """
     done = Prepared()
     team = _Team(surroundings, store, workers, console, done)
+    tried: set[str] = set()
     while steps := _trainings(rosters, surroundings, done):
+        if lost := next((one for one in steps if one.label in tried), None):
+            raise StoreError(
+                f"{lost.name} is done, but its weights are not in "
+                f"'{surroundings.config.cache_folder}': workers must see the same --cache"
+            )
+        tried |= {one.label for one in steps}
         team.do(steps)
     team.do(_searches(rosters, surroundings))
     return done

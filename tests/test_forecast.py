@@ -13,6 +13,7 @@ from command import refused, tables
 from test_preparation import few, trainable  # noqa: F401 - a fixture
 
 from benchmark import forecast as module
+from benchmark.commands import planning
 from benchmark.commands.planning import plan
 from benchmark.commands.running import run
 from benchmark.config import Config
@@ -101,6 +102,16 @@ def test_devices_are_timed_one_by_one_and_work_together(bench, monkeypatch):
         ["cuda:0", "1", "1.5e+03", "4", "min"],
         ["all", "3", "2", "min"],
     ]
+
+
+def test_what_is_done_is_looked_for_under_the_device_that_was_named(bench, monkeypatch):
+    seen = []
+    monkeypatch.setattr("benchmark.devices.check_device", lambda _: None)
+    monkeypatch.setattr(planning, "forecast", lambda _, here, __: seen.append(here.device))
+    monkeypatch.setattr(planning, "page", lambda *_: "")
+    assert bench("plan", "--attacks", "square", "--devices", "cuda:0,cuda:1").code == 0
+    assert bench("plan", "--attacks", "square", "--device", "cuda").code == 0
+    assert seen == ["cuda:0", "cuda"]
 
 
 def test_nothing_is_trained_and_what_waits_is_said(bench):

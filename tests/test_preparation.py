@@ -161,6 +161,14 @@ def test_weights_that_cannot_be_kept_end_the_run_at_once(bench):
     assert log() == ["loud 2.0"]  # not trained for nothing once more
 
 
+def test_workers_with_a_cache_of_their_own_are_told_of(bench, monkeypatch):
+    monkeypatch.setattr(preparation, "attach", lambda *_: None)
+    ask = [*ASK, *trainable("loud"), "--defenses", "loud", "--cache", "c", "--jobs", 1]
+    error = bench(*ask)
+    assert error.code == 2
+    assert "training of loud on mnist-cnn is done, but its weights are not in 'c'" in error.err
+
+
 SHY = '''
 from dataclasses import dataclass
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
@@ -128,7 +128,9 @@ def _read(
     if device and devices is not None:
         raise SpecError("--device does not go with --devices: give one of them")
     lent = () if devices is None else read_devices(devices)
-    return Asked(requests, surroundings, Workers(jobs, backend, scheduler, address, lent), out)
+    workers = Workers(jobs, backend, scheduler, address, lent)
+    surroundings = replace(surroundings, device=lent[0]) if lent else surroundings
+    return Asked(requests, surroundings, workers, out)
 
 
 def with_options_of_run(command: Callable[[Asked], None]) -> Callable[..., None]:
