@@ -235,6 +235,18 @@ def test_matched_drops_are_boards_of_their_own(tmp_path):
     assert {"r-1-drop-1-queries.svg", "r-1-drop-2-attacks.svg"} <= set(files)
 
 
+def test_intervals_of_every_attack_and_budget_are_folded_away(tmp_path):
+    plain(tmp_path)
+    page = leaderboard.build(tmp_path / "reference")["plain.md"].decode()
+    folded = page[page.index("<details>") : page.index("</details>")]
+    assert "@ 10 / 50 queries" in folded
+    cells = pd.read_csv(tmp_path / "reference/plain/cells.csv")
+    for _, rows in cells.groupby(["defense", "attack"]):
+        ends = [f"{100 * row.robust_accuracy_low:.1f}-{100 * row.robust_accuracy_high:.1f}"
+                for row in rows.sort_values("budget").itertuples()]  # fmt: skip
+        assert " / ".join(ends) in folded
+
+
 def test_several_seeds_are_one_section_with_means_and_their_spread(tmp_path):
     kept = {("a", 0): 36, ("a", 1): 30, ("none", 0): 3, ("none", 1): 3, ("none", 2): 9}
     reference(tmp_path, "r", [cell(n, "nes", rights(k), seed=s) for (n, s), k in kept.items()])
