@@ -51,8 +51,8 @@ def execute(
     if not work:
         return Ended()
     ordered = sorted(work, key=lambda one: -effort(one, costs or {}))
-    if workers.elsewhere:
-        surroundings, store = surroundings.absolute(), Store(store.folder.absolute())
+    # Workers may have started in another folder: processes outlive a run, and clusters came before.
+    surroundings, store = surroundings.absolute(), Store(store.folder.absolute())
     with (
         threads_kept(),
         tempfile.TemporaryDirectory(prefix="querybench-") as folder,

@@ -19,6 +19,7 @@ import torch
 from command import refused, tables
 from support import refusal
 
+from benchmark import api
 from benchmark.backends import Workers
 from benchmark.config import Config
 from benchmark.devices import FreeDevices
@@ -70,6 +71,15 @@ def test_two_workers_of_any_kind_give_the_tables_of_one(whole, backend):
     assert done.returncode == 0, done.stderr
     assert "warning" not in done.stderr
     assert tables(folder / backend) == expected
+
+
+def test_workers_that_outlive_a_run_write_where_the_next_one_is(tmp_path, monkeypatch):
+    for name in ("first", "second"):  # in one process, which keeps its workers
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        more = {"images": 4, "shard": 2, "queries": 5, "jobs": 2, "out": "out"}
+        assert len(api.run(attacks="square", **more)) == 1
+        assert len(list(Path("out/shards").iterdir())) == 2
 
 
 def test_a_list_of_devices_gives_the_tables_of_one(whole):

@@ -51,7 +51,7 @@ class LostError(Exception):
 class Scripted:
     """Workers that make calls in order and die before some of them."""
 
-    elsewhere, devices = False, ()
+    devices = ()
 
     def __init__(self, monkeypatch, deaths=(), jobs=1):
         self.calls, self.done, self.deaths = [], [], list(deaths)
