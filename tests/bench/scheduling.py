@@ -89,6 +89,7 @@ def _images(shard: Shard, rng: np.random.Generator) -> dict[str, list[object]]:
         "first_hit": list(broken),
         "broken_at": list(broken),
         "expected_broken": [[n is not None and n <= mark for mark in BUDGETS] for n in broken],
+        "wrong_answers": [[20 * (n is not None and n <= mark) for mark in BUDGETS] for n in broken],
         **{name: [value] * shard.count for name, value in same.items()},
     }
 
