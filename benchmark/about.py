@@ -28,7 +28,9 @@ class About:
         self._by_settings = {_settings(look["row"]): look["row"] for look in ordered}
         self._targets: dict[tuple[str, ...], list[str]] = {}
         self._drops: dict[tuple[str, ...], list[str]] = {}
-        self._strengths = [row for one in calibrations for row in one["rows"]]
+        rows = (row for one in calibrations for row in one["rows"])
+        # Searches for 1 and for 1,2 points both found the first.
+        self._strengths = list({tuple(row.items()): row for row in rows}.values())
         for row in self._strengths:
             names, drop = _names(row, row["matched"]), f"{row['target']:g}"
             text = SATURATED if row["saturated"] else drop

@@ -139,8 +139,9 @@ def execute_requests(
     plans = [plan(one, surroundings, prepared.fresh) for one in drafts]
     for line in dict.fromkeys(line for one in plans for line in one.left_out):
         console.print(f"left out: {line}", markup=False, highlight=False, soft_wrap=True)
-    for called, planned in zip(rosters, plans, strict=True):
-        _keep(planned.calibrations, called, store, console)
+    found = zip(rosters, plans, strict=True)
+    doubts = [line for one, planned in found for line in _keep(planned.calibrations, one, store)]
+    _warn(list(dict.fromkeys(doubts)), console)
     shards = list({shard.key: shard for one in plans for shard in one.shards}.values())
     looks = list({look.key: look for one in plans for look in one.looks}.values())
     todo, unseen, damage = missing(shards, looks, store)
@@ -171,15 +172,11 @@ def _once_failed(reports: Sequence[Report]) -> list[str]:
     return [f"{'; '.join(one.names)}: once failed: {one.error}" for one in reports]
 
 
-def _keep(
-    calibrations: Sequence[Calibration], called: Roster, store: Store, console: Console
-) -> None:
-    """Store the strengths that were found, and say what is doubtful in them."""
-    subject = called.subject
+def _keep(calibrations: Sequence[Calibration], called: Roster, store: Store) -> list[str]:
+    """Store the strengths that were found; say what is doubtful in them, a line each."""
     for one in calibrations:
-        keep(one, subject.dataset, subject.model, store)
-        _warn(one.doubts(), console)
-    _warn(borrowed(calibrations), console)
+        keep(one, called.subject, store)
+    return [*(line for one in calibrations for line in one.doubts()), *borrowed(calibrations)]
 
 
 def _cells(finished: Finished, shards: Sequence[Shard]) -> pd.DataFrame:
@@ -223,7 +220,7 @@ def find_strengths(
     store = Store(out)
     prepared = prepare([called], surroundings, store, Workers(jobs), console)
     found = muster(called, surroundings, prepared.fresh)
-    _keep(found.calibrations, called, store, console)
+    _warn(_keep(found.calibrations, called, store), console)
     rebuild(store)
     _warn(_once_failed(prepared.repaired), console)
     if prepared.failed:

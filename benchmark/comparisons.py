@@ -69,13 +69,18 @@ def _compare(defenses: Sequence[Attacked], about: About) -> Iterator[Row]:
 
 
 def _by_seed(cells: Iterable[Measured]) -> list[Seeds]:
-    """Put the seeds of a defense together, by its name; only seeds that all defenses have."""
-    found: dict[str, dict[int, Measured]] = {}
-    ordered = sorted(cells, key=lambda one: (one.cell["defense"], one.cell["seed"]))
-    for one in ordered:
-        found.setdefault(one.cell["defense"], {})[one.cell["seed"]] = one
-    common = set.intersection(*(set(seeds) for seeds in found.values()))
+    """Put the seeds of a defense together; only seeds that all defenses have."""
+    found: dict[tuple[str, str], dict[int, Measured]] = {}
+    for one in sorted(cells, key=lambda one: (*_defense(one.cell), one.cell["seed"])):
+        found.setdefault(_defense(one.cell), {})[one.cell["seed"]] = one
+    common = set.intersection(*map(set, found.values())) if found else set()
     return [{s: one for s, one in seeds.items() if s in common} for seeds in found.values()]
+
+
+def _defense(cell: Mapping[str, Any]) -> tuple[str, str]:
+    """Name and settings: a name alone does not tell in whose company its images were."""
+    record = json.loads(cell["parameters"]).get("defense")
+    return cell["defense"], json.dumps(record, sort_keys=True)
 
 
 def worst(one: Attacked) -> Measured:
@@ -102,8 +107,8 @@ def _pairs(defenses: Sequence[Seeds], attack: str, drop: str | None) -> Iterator
             "attack": attack,
             "defense_a": one["defense"],
             "defense_b": other["defense"],
-            "only_a": int((differences[place] > 0).sum()),
-            "only_b": int((differences[place] < 0).sum()),
+            "only_a": int(differences[place].clip(min=0).sum()),
+            "only_b": int((-differences[place]).clip(min=0).sum()),
             "p": _short(p[place]),
             "p_holm": _short(corrected[place]),
             "cell_a": _keys(defenses[a]),

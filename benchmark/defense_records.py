@@ -126,8 +126,8 @@ class ComparisonRow:
     attack: Annotated[str, "attack; worst-case: over all attacks of the setting, as in cells.csv"]
     defense_a: Annotated[str, "one defense"]
     defense_b: Annotated[str, "the other"]
-    only_a: Annotated[int, "images that stay right with more seeds behind the first"]
-    only_b: Annotated[int, "images that stay right with more seeds behind the second"]
+    only_a: Annotated[int, "images that stay right behind the first only, times seeds"]
+    only_b: Annotated[int, "the same behind the second"]
     p: Annotated[
         float,
         "exact two-sided paired permutation test of the number of seeds with which each image "

@@ -160,8 +160,8 @@ def page(found: Forecast, workers: Workers, surroundings: Surroundings) -> str:
         "",
     ]
     lines.append(
-        "At most: attacks that stop early ask fewer. Of the time, the verification of hits on "
-        "randomised defenses comes on top."
+        "At most: attacks that stop early ask fewer. Of the time, answers that verify hits on "
+        "randomised defenses, and those of S3 and S4, come on top."
     )
     if found.unknown:
         lines.append(
@@ -196,7 +196,7 @@ def _times(found: Forecast, workers: Workers, surroundings: Surroundings) -> str
             rate = 0.0  # queries a second of all devices
             for device in dict.fromkeys(named):
                 seconds = _seconds(victim, replace(surroundings, device=device))
-                jobs = named.count(device)
+                jobs = min(named.count(device), max(1, len(share.work)))
                 rate += jobs / seconds
                 alone = _duration(share.forwards * seconds / jobs)
                 rows.append([_name(victim), device, str(jobs), f"{1000 * seconds:.3g}", alone])

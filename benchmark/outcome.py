@@ -9,6 +9,7 @@ from dataclasses import astuple
 from typing import Any
 
 from benchmark.matching import Calibration
+from benchmark.measuring import Subject
 from benchmark.protocol import Protocol
 from benchmark.provenance import provenance
 from benchmark.scores import Scores
@@ -103,11 +104,13 @@ def look_content(look: Look, result: Mapping[str, Any], device: str) -> dict[str
     }
 
 
-def keep(calibration: Calibration, dataset: Part, model: Part, store: Store) -> None:
+def keep(calibration: Calibration, subject: Subject, store: Store) -> None:
     """Store what strengths were found, so that tables can say what they were found for."""
     if not calibration.matches:
         return
+    dataset, model = subject.dataset, subject.model
     names = {
+        "company": subject.company,
         "dataset": dataset.record,
         "model": model.record,
         "defense": calibration.defense.record(),

@@ -21,7 +21,7 @@ NAMES = (
 ROWS = {
     "shards.csv": (*NAMES, "first", "count"),
     "defenses.csv": ("dataset", "model", "seed", "defense", "images", "draws"),
-    "calibrations.csv": ("dataset", "model", "defense", "target", "split", "images"),
+    "calibrations.csv": ("dataset", "model", "defense", "target", "split", "images", "matched"),
     "comparisons.csv": (
         *("dataset", "model", "norm", "eps", "aim", "protocol", "images", "seeds", "budget"),
         *("matched_drop", "attack", "defense_a", "defense_b"),

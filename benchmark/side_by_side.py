@@ -75,6 +75,8 @@ def _table(lines: Sequence[Line]) -> str:
                 "differs": "; ".join(part for part in line.differs if part not in common),
             }
         )
+    if not rows:
+        return "Every number is left out."
     shown = [name for name in rows[0] if name != "threat" or len({r["threat"] for r in rows}) > 2]
     sides = ["left" if name in _TEXT else "right" for name in shown]
     body = [[row[name] for name in shown] for row in rows]

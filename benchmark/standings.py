@@ -110,15 +110,16 @@ def _points(cells: pd.DataFrame, reference: Reference) -> dict[str, dict[str, li
     """Rows by defense and attack, in the order of budgets."""
     found: dict[str, dict[str, list[Row]]] = {}
     for (defense, attack), some in cells.groupby(["defense", "attack"]):
-        rows = some
-        if rows.duplicated(_ONE).any():  # run at eps and to the budget: the same images break
-            rows = rows[rows["run_to_budget"]]
-        if rows.empty or rows.duplicated(_ONE).any():
+        rows = some.sort_values("run_to_budget")
+        if attack == WORST_CASE:  # over all attacks, not over those that some seed was run against
+            rows = rows[rows["members"] == max(rows["members"], key=lambda text: text.count("+"))]
+        if rows.duplicated([*_ONE, "run_to_budget"]).any():
             raise StoreError(
                 f"cells.csv of reference '{reference.name}' has several cells of {defense} x "
                 f"{attack} in one setting: keep them in folders of their own"
             )
-        merged = pooled(rows, ["budget"]).sort_values("budget")
+        # Run at eps and to the budget, the same images break.
+        merged = pooled(rows.drop_duplicates(_ONE, keep="last"), ["budget"]).sort_values("budget")
         found.setdefault(str(defense), {})[str(attack)] = list(merged.itertuples(index=False))
     return found
 
@@ -190,7 +191,8 @@ def _ranks(
     worst: dict[str, list[Row]], drop: str | None, attack: str, reference: Reference
 ) -> dict[str, int]:
     """One plus the number of defenses significantly better; empty without comparisons."""
-    if reference.comparisons is None:
+    seeds_ = [set(some[-1].seeds.split("+")) for some in worst.values()]
+    if reference.comparisons is None or (seeds_ and not set.intersection(*seeds_)):
         return {}
     rows = reference.comparisons
     rows = rows[(rows["attack"] == attack) & (rows["matched_drop"].fillna("") == (drop or ""))]

@@ -21,7 +21,8 @@ from benchmark.tables import DIGITS, ORDERS, cell_table
 
 _ROBUST = [f"robust_accuracy{kind}" for kind in ("", "_first_hit", "_expected")]
 _ROUNDED = 1.01e-6  # what rounding to six digits may change, at both ends
-_SAME = ["dataset", "model", "defense", "norm", "eps", "aim", "seed", "budget", "images"]
+_SAME = ["dataset", "model", "defense", "norm", "eps", "aim", "protocol", "seed"]
+_SAME += ["budgets", "budget", "images"]
 
 
 def verify(folder: Path) -> Iterator[str]:

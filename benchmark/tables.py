@@ -51,7 +51,7 @@ ORDERS = {  # columns that rows are sorted by
     "timings.csv": ["shard"],
     "defenses.csv": ["dataset", "model", "seed", "defense", "look"],
     "defense_timings.csv": ["look"],
-    "calibrations.csv": ["dataset", "model", "defense", "target", "split", "images"],
+    "calibrations.csv": ["dataset", "model", "defense", "target", "split", "images", "matched"],
     "comparisons.csv": [
         *("dataset", "model", "norm", "eps", "aim", "protocol", "images", "seeds", "budget"),
         *("matched_drop", "attack", "defense_a", "defense_b", "cell_a", "cell_b"),

@@ -143,10 +143,36 @@ def test_seeds_are_compared_together_as_far_as_both_have_them():
               ("b", 0): [N, Y, N, N], ("b", 1): [N, Y, Y, N]}  # fmt: skip
     some = [cell(name, "nes", right, seed=seed) for (name, seed), right in rights.items()]
     found = rows(some).reset_index().iloc[0]
-    assert (found["seeds"], found["only_a"], found["only_b"]) == ("0+1", 1, 0)
+    assert (found["seeds"], found["only_a"], found["only_b"]) == ("0+1", 2, 0)
     assert found["p"] == 1.0  # one image differs, by two seeds
     assert found["cell_a"] == "+".join(one["cell"]["cell"] for one in some[:2])
     assert len(rows(some[2:])) == 0  # no seed in common
+
+
+def test_a_lead_is_counted_in_seeds_and_agrees_with_robust_accuracy():
+    few, many = [Y] * 3 + [N] * 2, [N] * 3 + [Y] * 2
+    shards = [cell("a", "nes", few if seed == 0 else [N] * 5, seed=seed) for seed in range(4)]
+    shards += [cell("b", "nes", many, seed=seed) for seed in range(4)]
+    found = rows(shards).iloc[0]
+    assert (found["only_a"], found["only_b"]) == (3, 8)
+
+
+def test_defenses_that_lack_an_attack_each_have_no_worst_case():
+    found = rows([cell("none", "square", [Y]), cell("a", "nes", [Y])])
+    assert len(found) == 0
+
+
+def test_one_name_with_two_settings_is_two_defenses():
+    entries = [json.dumps({"attack": {"name": "nes"}, "defense": {"company": size}, "dataset": {}})
+               for size in (50, 100)]  # fmt: skip
+    found = rows([cell("a", "nes", [Y, N], parameters=text) for text in entries])
+    assert len(found) == 1 and found["only_a"].item() == found["only_b"].item() == 0
+
+
+def test_the_same_strength_found_twice_is_a_row():
+    files = [{"rows": [strength("a[s=1]", "a", 1.0)]},
+             {"rows": [strength("a[s=1]", "a", 1.0), strength("a[s=2]", "a", 2.0)]}]  # fmt: skip
+    assert len(About([], files).strengths()) == 2
 
 
 @settings(max_examples=60, deadline=None)

@@ -263,6 +263,25 @@ def test_several_seeds_are_one_section_with_means_and_their_spread(tmp_path):
     assert "`none`: run with" not in page
 
 
+def test_the_worst_case_is_over_the_seeds_that_met_every_attack(tmp_path):
+    shards = [
+        cell(n, "nes", rights(k), seed=s) for n, k in (("a", 30), ("none", 2)) for s in (0, 1)
+    ]
+    shards += [cell(n, a, rights(9), seed=0) for n in ("a", "none") for a in ("square", "simba")]
+    shards += [cell(n, "simba", rights(30), seed=1) for n in ("a", "none")]
+    reference(tmp_path, "r", shards)
+    (setting,) = standings(read_references(tmp_path / "reference")[0])
+    first = setting.boards[0].standings[0]
+    assert (first.last.seeds, first.last.robust_accuracy) == ("0", pytest.approx(9 / 40))
+    assert first.points["nes"][-1].seeds == "0+1"
+
+
+def test_seeds_that_never_meet_leave_ranks_empty(tmp_path):
+    reference(tmp_path, "r", [cell("a", "nes", rights(30)), cell("b", "nes", rights(2), seed=1)])
+    (setting,) = standings(read_references(tmp_path / "reference")[0])
+    assert [one.rank for one in setting.boards[0].standings] == [None, None]
+
+
 def test_settings_are_sections_of_their_own(tmp_path):
     shards = [cell(name, "nes", rights(9), **more) for name in ("a", "none")
               for more in ({}, {"norm": "l2"}, {"eps": 8 / 255}, {"protocol": "draws=5"})

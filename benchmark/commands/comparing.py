@@ -21,4 +21,4 @@ def compare(
     ] = None,
 ) -> None:
     """Print what a paper reports next to what was measured, and what differs."""
-    typer.echo(side_by_side(suite, out if reference is None else reference / suite))
+    typer.echo(side_by_side(suite, out if reference is None else reference / Path(suite).stem))
