@@ -211,9 +211,9 @@ def _searches(rosters: Sequence[Roster], surroundings: Surroundings) -> list[Sea
     """What is to be calibrated, each thing once, for the drops that any request asks for."""
     found: dict[str, Search] = {}
     for called in (one for one in rosters if one.targets):
+        split = choose_split(called.subject, surroundings)  # also where nothing is searched
         ready = [one.choice for one in trained(called, surroundings) if one.trained]
         for choice in filter(searched, ready):
-            split = choose_split(called.subject, surroundings)
             step = search(choice, called.targets, called.subject, split, surroundings)
             if known_matches(choice, called.targets, called.subject, surroundings, {}):
                 continue

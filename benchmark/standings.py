@@ -61,11 +61,6 @@ class Board:
     attacks: list[str]
     standings: list[Standing]
 
-    @property
-    def ranked(self) -> bool:
-        """Whether any defense has a rank."""
-        return any(one.rank for one in self.standings)
-
 
 @dataclass(frozen=True)
 class Setting:

@@ -120,6 +120,12 @@ def test_nothing_is_started_where_all_is_cached(bench, monkeypatch):
     assert tables(Path("again")) == tables(Path("results/local"))
 
 
+def test_a_strength_that_is_written_out_is_told_of_whatever_is_cached(bench):
+    ask = "calibrate", "--defenses", "rnd[sigma=0.1]", "--match-drop", "20", "--jobs", 1
+    fresh, again = (bench(*ask, "--cache", "c").out for _ in range(2))
+    assert fresh == again and "rnd[sigma=0.1]" in fresh
+
+
 def test_a_training_that_fails_is_a_hole_and_the_others_go_on(bench):
     fails = trainable("broken", "raise RuntimeError('no gradient')")
     names = "loud,broken,loud+broken,broken+rnd,rnd"
