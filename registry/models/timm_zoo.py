@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 from typing import Any
 
 from benchmark.checkpoints import check_input, load_into, read_state
 from benchmark.errors import DataError, RegistryError, SpecError, suggestion
 from benchmark.registry import Source, model
 from benchmark.victim import ModelRequest, Victim
+
+_HUB = "hf_hub:"
 
 
 @model(
@@ -25,14 +28,19 @@ from benchmark.victim import ModelRequest, Victim
     argument="NAME",
 )
 def timm(request: ModelRequest, *, pretrained: bool = True) -> Victim:
-    """Model NAME of timm; without a checkpoint its own weights are downloaded."""
+    """Model NAME of timm; without a checkpoint its own weights are downloaded.
+
+    `hf_hub:OWNER/NAME` is a network that somebody saved at the Hugging Face hub.
+    """
     library = importlib.import_module("timm")
     name = request.argument
-    if not library.is_model(name):
+    if name.startswith(_HUB):
+        network = _shared(library, request)
+    elif not library.is_model(name):
         raise RegistryError(
             f"timm has no model '{name}'. {suggestion(name, library.list_models())}"
         )
-    if request.checkpoint is not None:
+    elif request.checkpoint is not None:
         network = _build(library, request, pretrained=False)
         load_into(network, read_state(request.checkpoint), request.checkpoint)
     else:
@@ -42,6 +50,33 @@ def timm(request: ModelRequest, *, pretrained: bool = True) -> Victim:
     victim = Victim(network, mean=mean, std=std, num_classes=request.num_classes)
     check_input(victim, request.image_shape, f"model 'timm:{name}'")
     return victim
+
+
+def _shared(library: Any, request: ModelRequest) -> Any:
+    """Fetch a network of the Hugging Face hub: its description from there, its head as it is."""
+    try:
+        network = library.create_model(request.argument, pretrained=False)
+        path = request.checkpoint or _weights_at_hub(request.argument.removeprefix(_HUB))
+    except Exception as error:  # each way of downloading fails with errors of its own
+        reason = str(error).partition("\n")[0]
+        raise DataError(
+            f"model 'timm:{request.argument}' cannot be downloaded "
+            f"({type(error).__name__}: {reason})"
+        ) from error
+    if network.num_classes != request.num_classes:
+        raise SpecError(
+            f"model 'timm:{request.argument}' has {network.num_classes} classes, the data set "
+            f"{request.num_classes}"
+        )
+    load_into(network, read_state(path), path)
+    return network
+
+
+def _weights_at_hub(name: str) -> Path:
+    """Download the weights; of a repository's files only this kind holds nothing but tensors."""
+    hub = importlib.import_module("huggingface_hub")
+    repository, _, revision = name.partition("@")
+    return Path(hub.hf_hub_download(repository, "model.safetensors", revision=revision or None))
 
 
 def _check_pretrained(library: Any, request: ModelRequest, *, pretrained: bool) -> None:
