@@ -28,6 +28,7 @@ from benchmark.outcome import keep
 from benchmark.plan import draft, plan
 from benchmark.preparation import prepare
 from benchmark.request import Request
+from benchmark.room import Mark
 from benchmark.scheduler import execute
 from benchmark.spec import Shard, together
 from benchmark.store import Store
@@ -149,10 +150,12 @@ def execute_requests(
     if len(todo) < len(shards):
         console.print(f"{len(shards) - len(todo)} of {len(shards)} shards are done already")
     try:
+        most = Mark()
         with Progress(sum(shard.count for shard in todo), console) as progress:
 
             def told(_one: Work, report: Report) -> None:
                 progress.advance(report.images, report.queries)
+                most.see(report.memory, report.halvings)
 
             work: list[Work] = [*unseen, *together(todo)]
             costs = costs_known(looks, store)
@@ -164,6 +167,8 @@ def execute_requests(
     if failed := [*prepared.failed.values(), *ended.failed]:
         holes = [name_of(shard) for one in plans for shard in one.waiting]
         raise ShardsFailedError(failed, out, holes)
+    for line in most.lines(surroundings.device):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     _warn(_flagged(finished, shards), console)
     return [_cells(finished, planned.shards) for planned in plans]
 

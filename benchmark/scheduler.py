@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import joblib
@@ -17,6 +18,7 @@ from benchmark.devices import FreeDevices
 from benchmark.errors import BenchError, StoreError
 from benchmark.machine import settle, threads_kept
 from benchmark.outcome import content, look_content
+from benchmark.room import halvings, peak_memory, within_memory
 from benchmark.spec import Look, Shard
 from benchmark.store import LOOKS, Store
 from benchmark.surroundings import Surroundings
@@ -128,18 +130,24 @@ def _run(
     settle()
     with devices.taken() if devices else nullcontext(surroundings.device) as device:
         here = replace(surroundings, device=device)
-        if isinstance(one, Look):
-            return place, _look(one, here, store)
-        if isinstance(one, tuple):
-            return place, _attack(one, here, store)
-        return place, _prepare(one, here, store)
+        report = _done(one, here, store)
+        memory, times = peak_memory(device), halvings(here)
+        return place, replace(report, memory=memory, halvings=times)
+
+
+def _done(one: Work, surroundings: Surroundings, store: Store) -> Report:
+    if isinstance(one, Look):
+        return _look(one, surroundings, store)
+    if isinstance(one, tuple):
+        return _attack(one, surroundings, store)
+    return _prepare(one, surroundings, store)
 
 
 def _attack(shards: tuple[Shard, ...], surroundings: Surroundings, store: Store) -> Report:
     started = datetime.datetime.now(datetime.UTC)
     report = Report(tuple(name_of(shard) for shard in shards), shards=len(shards))
     try:
-        results = run_shards(shards, surroundings)
+        results = within_memory(partial(run_shards, shards), surroundings)
     except Exception as error:  # noqa: BLE001 - a hole with its traceback; the run goes on
         return _failed(report, [shard.label for shard in shards], store, error)
     for result in results:
@@ -152,7 +160,7 @@ def _attack(shards: tuple[Shard, ...], surroundings: Surroundings, store: Store)
 def _look(look: Look, surroundings: Surroundings, store: Store) -> Report:
     report = Report((f"look at {look.defense.name}",), looks=1)
     try:
-        result = run_look(look, surroundings)
+        result = within_memory(partial(run_look, look), surroundings)
     except Exception as error:  # noqa: BLE001 - as for shards
         return _failed(report, [look.label], store, error)
     store.write(look.key, look_content(look, result, surroundings.device), LOOKS)
@@ -163,7 +171,7 @@ def _look(look: Look, surroundings: Surroundings, store: Store) -> Report:
 def _prepare(step: Step, surroundings: Surroundings, store: Store) -> Report:
     report = Report((step.name,), steps=1)
     try:
-        found = step.run(surroundings)
+        found = within_memory(step.run, surroundings)
     except StoreError:  # no room for what it made: that ends the run, as it does for shards
         raise
     except Exception as error:  # noqa: BLE001 - as for shards

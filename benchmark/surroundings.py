@@ -9,7 +9,7 @@ import torch
 
 from benchmark.catalogue import load_file
 from benchmark.config import Config
-from benchmark.errors import SpecError
+from benchmark.errors import SpecError, VictimError
 
 
 @dataclass(frozen=True)
@@ -21,12 +21,14 @@ class Surroundings:
         plugins: Plug-in files.
         device: "cpu", "cuda", "cuda:1", ...
         batch: Images in one forward pass, or None for the device's usual size.
+        halvings: How often that number was halved because memory ran out.
     """
 
     config: Config
     plugins: tuple[Path, ...] = ()
     device: str = "cpu"
     batch: int | None = None
+    halvings: int = 0
 
     def load_plugins(self) -> None:
         """Import the plug-ins, once in each process."""
@@ -40,8 +42,18 @@ class Surroundings:
         return replace(self, config=config, plugins=tuple(p.absolute() for p in self.plugins))
 
     def batch_for(self, pixels: int) -> int:
-        """Images in one forward pass for images of so many values."""
-        return self.batch or usual_batch(torch.device(self.device), pixels)
+        """Images in one forward pass for images of so many values.
+
+        Raises:
+            VictimError: If memory ran out with a single one.
+        """
+        batch = (self.batch or usual_batch(torch.device(self.device), pixels)) >> self.halvings
+        if batch == 0:
+            raise VictimError(
+                f"the memory of '{self.device}' does not hold one forward pass of a single image "
+                "and what the attack keeps of its shard: fewer images in a shard (--shard) may help"
+            )
+        return batch
 
 
 def usual_batch(device: torch.device, pixels: int) -> int:
@@ -54,6 +66,13 @@ def usual_batch(device: torch.device, pixels: int) -> int:
     return max(4, min(64, 100_000 // pixels))
 
 
+def choose_device(name: str) -> str:
+    """Return a device by name; `auto` is the first GPU, or the CPU if there is none."""
+    if name != "auto":
+        return name
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def check_device(name: str) -> None:
     """Refuse a device that is not there.
 
@@ -63,4 +82,4 @@ def check_device(name: str) -> None:
     cards = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
     here = ["cpu", *(["cuda"] if cards else []), *cards]
     if name not in here:
-        raise SpecError(f"device '{name}' is not available. Allowed: {', '.join(here)}.")
+        raise SpecError(f"device '{name}' is not available. Allowed: auto, {', '.join(here)}.")

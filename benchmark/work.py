@@ -43,6 +43,8 @@ class Report:
         steps: Steps done that shards wait for.
         images: Images it attacked.
         queries: Queries it asked, counted or not.
+        memory: Most bytes in use at a time, by the process or of the GPU.
+        halvings: How often the batch had to be halved because memory ran out.
         error: Why it failed, one line; empty if it did not.
         fault: "" if it did not fail, "input" for a mistake in the input, "bug" for ours.
         found: What a step returned.
@@ -54,6 +56,8 @@ class Report:
     steps: int = 0
     images: int = 0
     queries: int = 0
+    memory: int = 0
+    halvings: int = 0
     error: str = ""
     fault: str = ""
     found: object = None

@@ -155,7 +155,7 @@ def test_a_killed_process_gives_its_device_back(tmp_path):
         (["--devices", "cpu,cpu", "--jobs", "2"], "--jobs does not go with --devices"),
         (["--devices", "cpu", "--device", "cpu"], "--device does not go with --devices"),
         (["--devices", "cpu", "--backend", "ray"], "--devices does not go with --backend ray"),
-        (["--devices", "cpu,gpu"], "device 'gpu' is not available. Allowed: cpu"),
+        (["--devices", "cpu,gpu"], "device 'gpu' is not available. Allowed: auto, cpu"),
         (["--devices", ""], "device '' is not available"),
     ],
 )

@@ -74,7 +74,7 @@ BAD = [
     (["--jobs", "0"], "--jobs"),
     (["--batch", "0"], "--batch"),
     (["--sedd", "1"], "No such option: --sedd"),
-    (["--device", "tpu"], "device 'tpu' is not available. Allowed: cpu"),
+    (["--device", "tpu"], "device 'tpu' is not available. Allowed: auto, cpu"),
     (["--device", "meta"], "device 'meta' is not available"),
     (["--checkpoint", "none.safetensors"], "none.safetensors' does not exist"),
     (["--data-root", "nowhere"], "'nowhere' does not exist"),

@@ -12,7 +12,7 @@ Plugins = Annotated[
 ]
 DatasetName = Annotated[str | None, typer.Option("--dataset", help="Data set. [default: mnist]")]
 ModelName = Annotated[str | None, typer.Option("--model", help="Victim. [default: the data set's]")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ... [default: cpu]")]
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, ... [default: cpu]")]
 Devices = Annotated[
     str | None, typer.Option(help="A list for one job each: cuda:0,cuda:1; repeat one for more.")
 ]

@@ -38,7 +38,7 @@ from benchmark.errors import SpecError
 from benchmark.plots import draw_strengths
 from benchmark.request import Request, make_request
 from benchmark.suites import make_requests
-from benchmark.surroundings import Surroundings
+from benchmark.surroundings import Surroundings, choose_device
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def _read(
     plugin: Plugins = None,
 ) -> Asked:
     places = load_config(data_root, weights_root, checkpoint, config, cache)
-    surroundings = Surroundings(places, tuple(plugin or ()), device or "cpu", batch)
+    surroundings = Surroundings(places, tuple(plugin or ()), choose_device(device or "cpu"), batch)
     surroundings.load_plugins()
     requests = make_requests(
         suite,
@@ -182,7 +182,7 @@ def calibrate(
         shard=shard,
     )
     places = load_config(data_root, weights_root, checkpoint, config, cache)
-    surroundings = Surroundings(places, tuple(plugin or ()), device or "cpu", batch)
+    surroundings = Surroundings(places, tuple(plugin or ()), choose_device(device or "cpu"), batch)
     found = api.find_strengths(request, surroundings, out, jobs, Console(stderr=True))
     picture = out / "calibrations.svg"
     draw_strengths(found, picture)
