@@ -43,16 +43,17 @@ def rows(kind: str, plugins: Sequence[Path]) -> list[dict[str, Any]]:
         return [{"name": name, "what": data.get("summary", "")} for name, data in found.items()]
     if kind not in _KINDS:
         raise SpecError(f"unknown kind '{kind}'. {suggestion(kind, [*_KINDS, 'suites'])}")
-    entries = [one for entry in _KINDS[kind] for one in _listed(entry)]
-    return [_row(entry) for entry in sorted(entries, key=lambda entry: entry.name)]
+    listed = [row for entry in _KINDS[kind] for row in _rows(entry)]
+    return sorted(listed, key=lambda row: str(row["name"]))
 
 
-def _listed(entry: Entry[Any]) -> list[Entry[Any]]:
-    """An entry, or each attack of a family, with parameters only where its library is there."""
+def _rows(entry: Entry[Any]) -> list[dict[str, Any]]:
+    """A row, or one for each attack of a family; its library need not be there."""
     members = getattr(entry.facts, "members", {})
     if not members:
-        return [entry]
-    return [replace(entry, name=f"{entry.name}:{name}", facts=members[name]) for name in members]
+        return [_row(entry)]
+    borrowed = [replace(entry, name=f"{entry.name}:{n}", facts=f) for n, f in members.items()]
+    return [{**_row(one), "what": one.facts.source.paper} for one in borrowed]
 
 
 def _row(entry: Entry[Any]) -> dict[str, Any]:

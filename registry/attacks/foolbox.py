@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from benchmark.facts import AttackFacts
 from benchmark.registry import Member, Source, family
@@ -16,7 +18,7 @@ _CODE = "https://github.com/bethgelab/foolbox"
 _LABEL_URL = "https://arxiv.org/abs/1904.02144"
 _UNTARGETED = (Aim.UNTARGETED,)
 # It asserts that what was adversarial once still is, and gives up without a start.
-_SURRENDERS = ("AssertionError", "ValueError: init_attack failed", "ValueError: 1 of 1 starting")
+_SURRENDERS = ("AssertionError", "ValueError: init_attack failed", "ValueError: 1.0 of 1 starting")
 _GIVES_UP = "where an image that was adversarial is asked again and is not, it gives the image up"
 
 
@@ -35,8 +37,8 @@ def _noise(norm: Norm) -> Borrowed:
 def _nes(
     *,
     norm: Norm,
-    samples: int = 40,
-    sigma: float = 0.01,
+    samples: Annotated[int, Field(ge=2)] = 40,
+    sigma: Annotated[float, Field(gt=0)] = 0.01,
     clip: bool = False,
     rel_stepsize: float = 0.01 / 0.3,
     abs_stepsize: float | None = None,

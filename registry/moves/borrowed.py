@@ -206,12 +206,14 @@ class _Guest:
         raise ForeignError(f"attack '{self._visit.name}' will not end when it is told to")
 
     def _enter(self) -> None:
-        """Put its random streams and its gradient mode in force."""
+        """Put its random streams, its gradient mode and its filters of warnings in force."""
         if self._states is None:
             random.seed(self._case.seed)
             np.random.seed(self._case.seed)  # noqa: NPY002 - foreign code draws there
             torch.default_generator.manual_seed(self._case.seed)
             torch.set_grad_enabled(True)
+            warnings.filters = []
+            warnings.simplefilter("ignore")
         else:
             _restore(self._states)
 
@@ -219,10 +221,11 @@ class _Guest:
         self._visit.run(self._case, self._ask)
 
     def _ask(self, images: Tensor) -> Tensor:
-        images = images.detach().cpu()
-        if images.shape[1:] != self._case.image.shape[1:] or not bool(images.isfinite().all()):
-            raise ValueError(f"asked an image of shape {tuple(images.shape[1:])}, or NaN in it")
-        answer: Tensor = self._greenlet.parent.switch(images)
+        images, clean = images.detach().cpu(), self._case.image
+        if images.shape[1:] != clean.shape[1:]:
+            raise ValueError(f"it asked about an image of shape {tuple(images.shape[1:])}")
+        # Its model would answer NaN with NaN; a victim has to be shown an image.
+        answer: Tensor = self._greenlet.parent.switch(images.where(images.isfinite(), clean))
         return answer
 
 
@@ -252,7 +255,7 @@ def _on_gpu() -> bool:
 
 def _states() -> tuple[Any, ...]:
     numbers = random.getstate(), np.random.get_state()  # noqa: NPY002 - foreign code draws there
-    return *numbers, torch.get_rng_state(), torch.is_grad_enabled()
+    return *numbers, torch.get_rng_state(), torch.is_grad_enabled(), warnings.filters
 
 
 def _restore(states: tuple[Any, ...]) -> None:
@@ -260,6 +263,7 @@ def _restore(states: tuple[Any, ...]) -> None:
     np.random.set_state(states[1])  # noqa: NPY002 - foreign code draws there
     torch.set_rng_state(states[2])
     torch.set_grad_enabled(states[3])
+    warnings.filters = states[4]
 
 
 def _replace(state: Any, generator: Any) -> None:

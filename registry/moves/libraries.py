@@ -30,6 +30,7 @@ EVERY = (
     "each image is attacked alone, and every look that the library takes is charged, also at the "
     "clean image and at its own result",
     "the budget ends the attack, where its own limits are not given",
+    "a pixel that is not a number is asked as the clean one",
     "what it returns is ignored: hits are the oracle's, in ball and box",
     "it ends as soon as it believes to have succeeded, on a randomised victim perhaps wrongly",
 )
@@ -197,9 +198,10 @@ def _type(parameter: inspect.Parameter, module: str) -> Any:
 
 
 def _simple(said: Any) -> bool:
-    if typing.get_origin(said) in {typing.Union, types.UnionType}:
-        return all(_simple(part) for part in typing.get_args(said))
-    return said in _SIMPLE or typing.get_origin(said) is Literal
+    form, parts = typing.get_origin(said), typing.get_args(said)
+    if form in {typing.Union, types.UnionType}:
+        return all(_simple(part) for part in parts)
+    return said in _SIMPLE or form is Literal or (form is Annotated and _simple(parts[0]))
 
 
 def _sign(attack: Any, parameters: list[inspect.Parameter]) -> None:
