@@ -15,6 +15,23 @@ _CODE = "https://github.com/Harry24k/adversarial-attacks-pytorch"
 _FEW_PIXELS = "it bounds the number of pixels, not linf or l2"
 
 _ATTACKS = {
+    "SPSA": Borrowed(
+        AttackFacts(
+            Source(
+                "Uesato et al.: Adversarial Risk and the Dangers of Weak Attacks (ICML)",
+                "https://arxiv.org/abs/1802.05666",
+                2018,
+                _CODE,
+                (*EVERY, "its iterates are never asked, only the probes around them"),
+            ),
+            Access.SCORES,
+            (Norm.LINF,),
+            randomised=True,
+            free=True,
+        ),
+        ends={"nb_iter": 1},
+        sets={"eps": lambda case: case.threat.eps},
+    ),
     "Square": Borrowed(
         AttackFacts(
             Source(

@@ -11,7 +11,6 @@ import importlib
 import io
 import logging
 import random
-import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
@@ -23,14 +22,13 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.errors import ForeignError
-from benchmark.rng import RowRng
+from benchmark.rng import RowRng, alone
 from benchmark.types import Problem, Queries, Replies, Steps, Threat
 
 Ask = Callable[[Tensor], Tensor]  # images (n, C, H, W) -> answers (n, K), float32, on the CPU
 Shows = Literal["scores", "probabilities", "label"]
 
 _PATIENCE = 1000  # how often an attack that catches everything is told to end
-_turn = threading.RLock()  # a process has one of each global random stream: threads take turns
 
 
 @dataclass(frozen=True)
@@ -232,7 +230,7 @@ class _Guest:
 @contextmanager
 def their_turn() -> Iterator[None]:
     """Run foreign code: it is silent, and our random streams and gradient mode are kept from it."""
-    with _turn, warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+    with alone, warnings.catch_warnings(), redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         ours, level = _states(), logging.root.manager.disable
         cuda = torch.cuda.get_rng_state_all() if _on_gpu() else None
