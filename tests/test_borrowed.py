@@ -243,6 +243,20 @@ def test_parameters_reach_the_constructor():
     assert float(longest) == pytest.approx(0.25, abs=1e-6)
 
 
+def test_limits_of_its_own_are_what_the_budget_pays_for(monkeypatch):
+    installed("art:")
+    seen = []
+    square = importlib.import_module("art.attacks.evasion").SquareAttack
+
+    def generate(self, **_given):
+        seen.append((self.max_iter, self.norm, self.eps, self.p_init))
+
+    monkeypatch.setattr(square, "generate", generate)
+    for text in ("", "[max_iter=7,p_init=0.5]", "[eot=2]"):
+        played(f"art:SquareAttack{text}", posed(Norm.L2, budget=300, count=1, eps=0.5))
+    assert seen == [(100, 2, 0.5, 0.8), (7, 2, 0.5, 0.5), (50, 2, 0.5, 0.8)]
+
+
 def test_limits_of_its_own_are_kept_where_they_are_given():
     problem = posed(Norm.LINF, budget=100)
     oracle, _ = played("torchattacks:Square[n_queries=7]", problem)

@@ -167,6 +167,7 @@ _LIBRARY = Library(
     entry="art",
     package="adversarial-robustness-toolbox",
     module="art.attacks.evasion",
+    more=("art.estimators.classification.blackbox",),
     attacks=_ATTACKS,
     start=_start,
     gradients=frozenset(_GRADIENTS.split()),

@@ -10,6 +10,7 @@ import math
 import sys
 import types
 import typing
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
@@ -81,6 +82,7 @@ class Library:
         entry: Name of its entry, and of the extra that installs it.
         package: Name it is installed by.
         module: Module that holds its attacks.
+        more: Other modules that `start` needs.
         attacks: What is borrowed, by name.
         gradients: Names of attacks that need gradients.
         refused: Why other attacks are not borrowed, by name.
@@ -99,6 +101,7 @@ class Library:
     refused: Mapping[str, str] = field(default_factory=dict)
     makers: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     kept: frozenset[str] = frozenset()
+    more: tuple[str, ...] = ()
 
     @property
     def members(self) -> dict[str, AttackFacts]:
@@ -159,10 +162,10 @@ class Library:
                     f"attack '{self.entry}:{name}' needs the package {package}: "
                     f"pip install 'querybench[{self.entry}]'"
                 )
-        with their_turn():
-            found = self.makers.get(name) or getattr(
-                importlib.import_module(self.module), name, None
-            )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            modules = [importlib.import_module(one) for one in (self.module, *self.more)]
+        found = self.makers.get(name) or getattr(modules[0], name, None)
         if found is None:
             version = importlib.metadata.version(self.package)
             raise RegistryError(f"{self.package} {version} has no attack '{name}'")
