@@ -154,14 +154,25 @@ def test_images_are_islands_and_seeds_decide():
     assert not torch.equal(whole[0] - whole[0][:1], whole[1] - whole[1][:1])
 
 
+def test_every_global_stream_is_one_of_the_image():
+    drawn = []
+
+    def run(case, ask):
+        ask(case.image)
+        drawn.append((random.random(), float(np.random.rand()), float(torch.rand(1))))  # noqa: NPY002
+
+    visited(toy_problem(4), run)
+    assert all(len({*values}) == 4 for values in zip(*drawn, strict=True))
+
+
 def test_our_random_streams_are_untouched():
     random.seed(3)
     np.random.seed(4)  # noqa: NPY002
     torch.manual_seed(5)
-    makers = np.random.RandomState, np.random.default_rng
     with global_randomness_watched():
         visited(toy_problem(2, budget=5), noisy)
-    assert (np.random.RandomState, np.random.default_rng) == makers
+    assert np.random.RandomState is np.random.mtrand.RandomState
+    assert np.random.default_rng is np.random._generator.default_rng
 
 
 @pytest.mark.parametrize("ours", [True, False])
@@ -191,6 +202,8 @@ def test_what_it_prints_and_warns_stays_with_it(capsys):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             ask(case.image)
+            with pytest.raises(UserWarning):  # its own filters are in force again
+                warnings.warn("noise", stacklevel=1)
         warnings.warn("noise", stacklevel=1)
         print("noise")
         ask(case.image)
