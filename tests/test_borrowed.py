@@ -28,7 +28,7 @@ from benchmark.rng import RowRng, seed_from
 from benchmark.spec import Part
 from benchmark.tasks.attack import _same_packages
 from benchmark.types import Access, Aim, Goal, Norm
-from registry.moves.borrowed import their_turn
+from registry.moves.apart import their_turn
 
 bench = command.bench
 PACKAGES = {"art": "art", "foolbox": "foolbox", "torchattacks": "torchattacks"}

@@ -8,22 +8,18 @@ as it does those of any attack.
 from __future__ import annotations
 
 import importlib
-import io
-import logging
-import random
-import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from benchmark.errors import ForeignError
-from benchmark.rng import RowRng, alone
+from benchmark.rng import RowRng
 from benchmark.types import Problem, Queries, Replies, Steps, Threat
+from registry.moves.apart import begin, restore, states, their_turn
 
 Ask = Callable[[Tensor], Tensor]  # images (n, C, H, W) -> answers (n, K), float32, on the CPU
 Shows = Literal["scores", "probabilities", "label"]
@@ -184,7 +180,7 @@ class _Guest:
                 line = " ".join(said.split())
                 raise ForeignError(f"attack '{self._visit.name}' failed: {line}") from error
         finally:
-            self._states = _states()
+            self._states = states()
 
     def end(self) -> None:
         """Stop the attack wherever it is.
@@ -206,14 +202,9 @@ class _Guest:
     def _enter(self) -> None:
         """Put its random streams, its gradient mode and its filters of warnings in force."""
         if self._states is None:
-            random.seed(self._case.seed)
-            np.random.seed(self._case.seed)  # noqa: NPY002 - foreign code draws there
-            torch.default_generator.manual_seed(self._case.seed)
-            torch.set_grad_enabled(True)
-            warnings.filters = []
-            warnings.simplefilter("ignore")
+            begin(self._case.seed)
         else:
-            _restore(self._states)
+            restore(self._states)
 
     def _body(self) -> None:
         self._visit.run(self._case, self._ask)
@@ -225,59 +216,3 @@ class _Guest:
         # Its model would answer NaN with NaN; a victim has to be shown an image.
         answer: Tensor = self._greenlet.parent.switch(images.where(images.isfinite(), clean))
         return answer
-
-
-@contextmanager
-def their_turn() -> Iterator[None]:
-    """Run foreign code: it is silent, and our random streams and gradient mode are kept from it."""
-    with alone, warnings.catch_warnings(), redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        ours, level = _states(), logging.root.manager.disable
-        cuda = torch.cuda.get_rng_state_all() if _on_gpu() else None
-        makers = np.random.RandomState, np.random.default_rng
-        logging.disable(logging.CRITICAL)
-        _replace(_SeededState, _seeded_generator)
-        try:
-            yield
-        finally:
-            _replace(*makers)
-            logging.disable(level)
-            _restore(ours)
-            if cuda is not None:
-                torch.cuda.set_rng_state_all(cuda)
-
-
-def _on_gpu() -> bool:
-    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
-
-
-def _states() -> tuple[Any, ...]:
-    numbers = random.getstate(), np.random.get_state()  # noqa: NPY002 - foreign code draws there
-    return *numbers, torch.get_rng_state(), torch.is_grad_enabled(), warnings.filters
-
-
-def _restore(states: tuple[Any, ...]) -> None:
-    random.setstate(states[0])
-    np.random.set_state(states[1])  # noqa: NPY002 - foreign code draws there
-    torch.set_rng_state(states[2])
-    torch.set_grad_enabled(states[3])
-    warnings.filters = states[4]
-
-
-def _replace(state: Any, generator: Any) -> None:
-    """Set what numpy makes new random streams with."""
-    np.random.RandomState, np.random.default_rng = state, generator  # type: ignore[misc]
-
-
-_plain_generator = np.random.default_rng
-
-
-class _SeededState(np.random.RandomState):
-    """A stream that without a seed is seeded from the global one, not from the machine."""
-
-    def __init__(self, seed: Any = None) -> None:
-        super().__init__(np.random.randint(2**31) if seed is None else seed)  # noqa: NPY002
-
-
-def _seeded_generator(seed: Any = None) -> np.random.Generator:
-    return _plain_generator(np.random.randint(2**31) if seed is None else seed)  # noqa: NPY002

@@ -24,7 +24,8 @@ from benchmark.facts import AttackFacts
 from benchmark.registry import Member
 from benchmark.rng import RowRng
 from benchmark.types import Access, Problem, Steps, Threat
-from registry.moves.borrowed import Ask, Case, Shows, Visit, host, their_turn
+from registry.moves.apart import their_turn
+from registry.moves.borrowed import Ask, Case, Shows, Visit, host
 
 # What differs from the library's own use, whatever the attack.
 EVERY = (
