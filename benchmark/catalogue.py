@@ -8,12 +8,13 @@ import importlib.util
 import pkgutil
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Generic
 
 from benchmark import params
-from benchmark.entry import Choice, Entry, F
+from benchmark.entry import Choice, Entry, F, Member
 from benchmark.eot import PARAMETERS
 from benchmark.errors import RegistryError, SpecError, suggestion
 from benchmark.facts import AttackFacts, DatasetFacts, DefenseFacts, ModelFacts
@@ -83,9 +84,42 @@ class Catalogue(Generic[F]):
         if bool(needed) != bool(ref.argument):
             form = f"{entry.name}:{needed}" if needed else entry.name
             raise SpecError(f"{self.kind} '{text}' should be written {form}")
+        check, argument = None, ref.argument
+        if getattr(entry.facts, "members", {}):
+            entry, check = _member(entry, argument)
+            argument = ""
         given = {**(entry.settings(ref.preset) if ref.preset else {}), **ref.parameters}
         values = params.resolve(entry.parameters, given, f"{self.kind} '{entry.name}'")
-        return Choice(entry, ref.argument, values, ref.preset)
+        if check:
+            check(values)
+        return Choice(entry, argument, values, ref.preset)
+
+    def facts(self, text: str) -> F:
+        """Facts of what a user wrote; nothing that it needs to run has to be there.
+
+        Raises:
+            RegistryError: If the name is unknown.
+            SpecError: If the form is wrong.
+        """
+        ref = Ref.parse(text)
+        facts = self.get(ref.name).facts
+        found: F = getattr(facts, "members", {}).get(ref.argument, facts)
+        return found
+
+
+def _member(entry: Entry[F], argument: str) -> tuple[Entry[F], Callable[[Mapping[str, Any]], None]]:
+    """The entry that a family makes of an argument, and the check of its parameters."""
+    made: Member = entry.build(argument)
+    facts = getattr(entry.facts, "members", {})[argument]
+    member = replace(
+        entry,
+        name=f"{entry.name}:{argument}",
+        build=made.build,
+        facts=facts,
+        parameters=params.schema(made.build, PARAMETERS),
+        packages=made.packages,
+    )
+    return member, made.check
 
 
 ATTACKS: Catalogue[AttackFacts] = Catalogue("attack")

@@ -6,7 +6,7 @@ import hashlib
 import inspect
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -24,6 +24,21 @@ F = TypeVar("F", AttackFacts, DefenseFacts, ModelFacts, DatasetFacts)
 
 
 @dataclass(frozen=True)
+class Member:
+    """One attack of a family: what the family's entry makes of the name after the colon.
+
+    Attributes:
+        build: The generator function; its keyword-only parameters are those that users may give.
+        packages: Version of each package of others that it runs.
+        check: Raises SpecError unless parameters go together.
+    """
+
+    build: Callable[..., Any]
+    packages: Mapping[str, str]
+    check: Callable[[Mapping[str, Any]], None]
+
+
+@dataclass(frozen=True)
 class Entry(Generic[F]):
     """One registered attack, defense, model or data set.
 
@@ -34,6 +49,7 @@ class Entry(Generic[F]):
         facts: What the entry declares about itself.
         parameters: Schema of its keyword-only parameters.
         module: Module that defines it.
+        packages: Version of each package of others that it runs; part of every result's key.
     """
 
     kind: str
@@ -42,6 +58,7 @@ class Entry(Generic[F]):
     facts: F
     parameters: type[BaseModel]
     module: str
+    packages: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def builtin(self) -> bool:
@@ -124,5 +141,7 @@ class Choice(Generic[F]):
         }
         if self.preset:
             record["preset"] = self.preset
+        if self.entry.packages:
+            record["packages"] = dict(self.entry.packages)
         # Code of others carries no version that we could trust: its file is in the key.
         return record if self.entry.builtin else {**record, "code": self.entry.code}

@@ -28,6 +28,10 @@ class AccessError(BenchError, PermissionError):
     """An attack read something its access level does not show."""
 
 
+class ForeignError(BenchError, RuntimeError):
+    """An attack of another library failed by an error of its own."""
+
+
 class VictimError(BenchError, ValueError):
     """A victim or defense answered with the wrong shape, or with NaN."""
 

@@ -73,6 +73,10 @@ class AttackFacts:
         presets: Settings of papers and code bases, by name.
         examples: Parameters under which the contract tests it besides the defaults, for
             example "[basis=pixel]".
+        free: Its questions may lie anywhere: code of others, which nobody here can correct. Those
+            outside ball or box are charged and never count as hits.
+        argument: What follows the colon in the name of a family of attacks, empty of others.
+        members: Facts of each attack of a family, by argument.
         version: Raised when its behaviour changes; part of every result's key.
     """
 
@@ -86,10 +90,15 @@ class AttackFacts:
     starts: bool = False
     presets: Mapping[str, Preset] = field(default_factory=dict)
     examples: tuple[str, ...] = ()
+    free: bool = False
+    argument: str = ""
+    members: Mapping[str, AttackFacts] = field(default_factory=dict)
     version: int = 1
 
     def region(self, probes: Probes) -> Probes:
         """Where its questions may lie under a probe policy."""
+        if self.free:
+            return Probes.FREE
         if self.goal is not Goal.IN_BALL:
             return Probes.BOX
         return probes if self.probes else Probes.BALL

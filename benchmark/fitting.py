@@ -17,7 +17,7 @@ from benchmark.defense import Defense
 from benchmark.entry import Choice
 from benchmark.errors import DataError, StoreError
 from benchmark.files import place
-from benchmark.loading import alone
+from benchmark.rng import alone
 from benchmark.spec import Part, digest
 from benchmark.stack import DefenseChoice
 from benchmark.victim import Victim

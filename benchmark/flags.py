@@ -9,9 +9,7 @@ from scipy.stats import binomtest
 
 from benchmark.catalogue import ATTACKS
 from benchmark.errors import BenchError
-from benchmark.facts import AttackFacts
 from benchmark.measured import Bools, Measured
-from benchmark.ref import Ref
 from benchmark.types import Access
 
 UNDECLARED_NOISE = "undeclared-noise"
@@ -99,10 +97,9 @@ def _broken(one: Measured, budget: int) -> Bools:
 def _access(one: Measured) -> Access | None:
     """What the attack has to see; None of one that is not registered here."""
     try:
-        facts: AttackFacts = ATTACKS.get(Ref.parse(str(one.cell["attack"])).name).facts
+        return ATTACKS.facts(str(one.cell["attack"])).access
     except BenchError:
         return None
-    return facts.access
 
 
 def _setting(one: Measured, budget: int) -> str:

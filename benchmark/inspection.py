@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,17 @@ def rows(kind: str, plugins: Sequence[Path]) -> list[dict[str, Any]]:
         return [{"name": name, "what": data.get("summary", "")} for name, data in found.items()]
     if kind not in _KINDS:
         raise SpecError(f"unknown kind '{kind}'. {suggestion(kind, [*_KINDS, 'suites'])}")
-    return [_row(entry) for entry in _KINDS[kind]]
+    listed = [row for entry in _KINDS[kind] for row in _rows(entry)]
+    return sorted(listed, key=lambda row: str(row["name"]))
+
+
+def _rows(entry: Entry[Any]) -> list[dict[str, Any]]:
+    """A row, or one for each attack of a family; its library need not be there."""
+    members = getattr(entry.facts, "members", {})
+    if not members:
+        return [_row(entry)]
+    borrowed = [replace(entry, name=f"{entry.name}:{n}", facts=f) for n, f in members.items()]
+    return [{**_row(one), "what": one.facts.source.paper} for one in borrowed]
 
 
 def _row(entry: Entry[Any]) -> dict[str, Any]:
@@ -57,7 +67,7 @@ def _row(entry: Entry[Any]) -> dict[str, Any]:
         "facts": {
             field.name: _fact(getattr(entry.facts, field.name))
             for field in fields(entry.facts)
-            if field.name not in {"source", "presets"}
+            if field.name not in {"source", "presets", "members"}
         },
         "presets": sorted(getattr(entry.facts, "presets", {})),
         "paper": entry.facts.source.paper,
@@ -101,7 +111,9 @@ def describe(name: str, plugins: Sequence[Path]) -> str:
     needed = {e.name for kind in (MODELS, DATASETS) for e in kind if e.facts.argument}
     if ref.name in needed and not ref.argument:
         name = f"{ref.name}:any"
-    entry = find(name).entry
+    families = {e.name for e in ATTACKS if e.facts.members}
+    whole = ref.name in families and not ref.argument
+    entry: Entry[Any] = ATTACKS.get(ref.name) if whole else find(name).entry
     source, row = entry.facts.source, _row(entry)
     facts = [[key, value] for key, value in row["facts"].items() if value]
     lines = [
@@ -112,9 +124,20 @@ def describe(name: str, plugins: Sequence[Path]) -> str:
         f"Source: {source.paper}, {source.year}. {source.url} {source.code}".rstrip(),
         *[f"Differs: {difference}" for difference in source.differences],
     ]
-    if row["parameters"]:
+    if whole:
+        lines += ["", *_members(entry)]
+    elif row["parameters"]:
         lines += ["", *_settings(entry)]
     return "\n".join([*lines, "", inspect.getdoc(entry.build) or ""]).rstrip()
+
+
+def _members(entry: Entry[Any]) -> list[str]:
+    """Each attack of a family, a line each."""
+    table = [
+        [f"{entry.name}:{name}", str(facts.access), str(facts.goal), _fact(facts.norms)]
+        for name, facts in sorted(entry.facts.members.items())
+    ]
+    return [tabulate(table, ["attack", "access", "goal", "norms"])]
 
 
 def _settings(entry: Entry[Any]) -> list[str]:

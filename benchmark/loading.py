@@ -16,6 +16,7 @@ from benchmark.checkpoints import fingerprint
 from benchmark.config import Config
 from benchmark.data import DataRequest, Dataset, Split
 from benchmark.errors import DataError, SpecError, VictimError
+from benchmark.rng import alone
 from benchmark.spec import Part
 from benchmark.victim import ModelRequest, Victim
 
@@ -23,8 +24,6 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _mine = threading.local()
-# Networks draw their first weights from the one global stream, which some entries seed.
-alone = threading.RLock()
 
 
 def _once(build: Callable[P, T]) -> Callable[P, T]:
@@ -34,7 +33,7 @@ def _once(build: Callable[P, T]) -> Callable[P, T]:
     def remembered(*given: P.args, **named: P.kwargs) -> T:
         caches: dict[str, Any] = _mine.__dict__
         cache = caches.setdefault(build.__name__, lru_cache(maxsize=2)(build))
-        with alone:
+        with alone:  # networks draw their first weights from the one global stream
             found: T = cache(*given, **named)
         return found
 

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from benchmark.catalogue import ATTACKS, DATASETS, DEFENSES, MODELS
 from benchmark.defense import Defense
+from benchmark.entry import Member
 from benchmark.errors import RegistryError
 from benchmark.facts import (
     AttackFacts,
@@ -20,7 +21,19 @@ from benchmark.facts import (
 )
 from benchmark.types import Access, Aim, Goal, Norm
 
-__all__ = ["Level", "Preset", "Source", "Traits", "attack", "dataset", "defense", "model"]
+__all__ = [
+    "AttackFacts",
+    "Level",
+    "Member",
+    "Preset",
+    "Source",
+    "Traits",
+    "attack",
+    "dataset",
+    "defense",
+    "family",
+    "model",
+]
 
 C = TypeVar("C", bound=Callable[..., Any])
 D = TypeVar("D", bound=type[Defense])
@@ -57,6 +70,27 @@ def attack(  # noqa: PLR0913 - one argument a fact
         examples=examples,
         version=version,
     )
+
+    def register(build: C) -> C:
+        _same_name("attack", build.__name__, build.__module__)
+        ATTACKS.add(build.__name__, build, facts)
+        return build
+
+    return register
+
+
+def family(
+    *, source: Source, argument: str, members: Mapping[str, AttackFacts]
+) -> Callable[[C], C]:
+    """Register a function `name(argument) -> Member`: attacks of one library, `art:SquareAttack`.
+
+    Args:
+        source: Where the library comes from.
+        argument: What follows the colon, in capitals.
+        members: Facts of each attack, by what follows the colon.
+    """
+    access, norms = Access.SCORES, tuple(Norm)  # the most that one of them may need
+    facts = AttackFacts(source, access, norms, True, argument=argument, members=members)
 
     def register(build: C) -> C:
         _same_name("attack", build.__name__, build.__module__)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import threading
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -14,6 +15,9 @@ from torch import Tensor
 
 from benchmark import philox
 from benchmark.rows import occurrence
+
+# Held by whatever draws from, or seeds, the global random streams: a process has one of each.
+alone = threading.RLock()
 
 _LOW = (1 << 64) - 1
 _BLOCK = 512  # 32-bit words drawn at once for a row

@@ -59,6 +59,8 @@ def verify(choice: Choice[Any], config: Config | None = None) -> list[Verdict]:
 
 def judge(name: str, check: Check, choice: Choice[Any], config: Config) -> Verdict:
     """Run one check."""
+    if choice.entry.packages:
+        return Verdict(name, "skipped", "code of another library, which keeps rules of its own")
     try:
         check(choice, config)
     except NotHere as reason:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -16,13 +16,14 @@ from benchmark.catalogue import ATTACKS
 from benchmark.data import Dataset, Samples, Split
 from benchmark.defended import Defended
 from benchmark.drive import play
+from benchmark.errors import DataError
 from benchmark.facts import AttackFacts
 from benchmark.fitting import attach_part
 from benchmark.loading import load_for
 from benchmark.oracle import Oracle, Terms
 from benchmark.protocol import Protocol
 from benchmark.rng import RowRng
-from benchmark.spec import Cell, Shard
+from benchmark.spec import Cell, Part, Shard
 from benchmark.streams import attack_streams, defense_streams
 from benchmark.surroundings import Surroundings
 from benchmark.tally import Tally
@@ -134,6 +135,7 @@ def _attack(
 ) -> tuple[Oracle, list[audit.Judge | None]]:
     cell = shards[0].cell
     choice = ATTACKS.choose(cell.attack.text)
+    _same_packages(choice.entry.packages, cell.attack)
     facts = choice.entry.facts
     noise = streams.defense("counted", ids)
     judges: list[audit.Judge | None] = [None] * len(shards)
@@ -161,6 +163,15 @@ def _attack(
     if ids:
         play(choice, problem, streams.attack(ids), oracle)
     return oracle, judges
+
+
+def _same_packages(here: Mapping[str, str], attack: Part) -> None:
+    """Refuse to run an attack of another library in another version than its key says."""
+    planned = attack.record.get("packages", {})
+    if dict(here) != planned:
+        raise DataError(
+            f"attack '{attack.name}' was planned with {planned}, this worker has {here}"
+        )
 
 
 def _submitted(
