@@ -18,6 +18,7 @@ from benchmark.errors import BenchError, StoreError
 from benchmark.machine import settle, threads_kept
 from benchmark.outcome import content, look_content
 from benchmark.spec import Look, Shard
+from benchmark.spending import charge, counted
 from benchmark.store import LOOKS, Store
 from benchmark.surroundings import Surroundings
 from benchmark.tasks.attack import run_shards
@@ -84,6 +85,7 @@ class _Round:
 
         def ended(place: int, report: Report) -> None:
             left.remove(place)
+            charge(report.bills)
             self.told(work[place], report)
             if report.fault:
                 failed[place] = report
@@ -127,12 +129,17 @@ def _run(
 ) -> tuple[int, Report]:
     settle()
     with devices.taken() if devices else nullcontext(surroundings.device) as device:
-        here = replace(surroundings, device=device)
-        if isinstance(one, Look):
-            return place, _look(one, here, store)
-        if isinstance(one, tuple):
-            return place, _attack(one, here, store)
-        return place, _prepare(one, here, store)
+        with counted() as bills:
+            report = _done(one, replace(surroundings, device=device), store)
+        return place, replace(report, bills=bills)
+
+
+def _done(one: Work, surroundings: Surroundings, store: Store) -> Report:
+    if isinstance(one, Look):
+        return _look(one, surroundings, store)
+    if isinstance(one, tuple):
+        return _attack(one, surroundings, store)
+    return _prepare(one, surroundings, store)
 
 
 def _attack(shards: tuple[Shard, ...], surroundings: Surroundings, store: Store) -> Report:
