@@ -236,13 +236,13 @@ def _prices(found: Forecast, workers: Workers, surroundings: Surroundings) -> li
     for victim, share in found.shares.items():
         if remote := _victim(victim, surroundings).remote:
             images = most_images(share.work, share.costs, remote)
-            # Each process prepares each defense once, the main one too.
+            # Each process prepares each defense once, for looks at strength zero too.
             once = found.asked[remote.name].images if remote.name in found.asked else 0
-            images += once * (1 + workers.at_a_time(surroundings.device)) if share.work else 0
+            images += once * (1 + 2 * workers.at_a_time(surroundings.device)) if share.work else 0
             price = f", price {images * remote.price:,.2f}" if remote.price else ""
             lines.append(
-                f"endpoint {remote.name}: at most {images:,} images{price}, verification and audits "
-                "included; calibrations, and shards that are run again, come on top"
+                f"endpoint {remote.name}: at most {images:,} images{price}, verification and "
+                "audits included; calibrations, and shards that are run again, come on top"
             )
     return ["", *lines, *(f"asked by this plan: {line}" for line in bill_lines(found.asked))]
 

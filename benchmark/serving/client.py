@@ -45,7 +45,9 @@ class Line:
             timeout=endpoint.timeout,
             cert_reqs=checks,
         )
+        self._name = ""  # until it has told it
         self.about = self._described()
+        self._name = self.about.name
 
     def close(self) -> None:
         """Close the connection."""
@@ -59,16 +61,16 @@ class Line:
         """
         if self._pace:
             self._pace.wait(len(images))
-        content, retries = self._request("POST", "/answer", written_question(images))
+        content = self._request("POST", "/answer", written_question(images))
         price = len(images) * self._endpoint.price
-        charge({self.about.name: Bill(len(images), retries, price)})
+        charge({self._name: Bill(images=len(images), price=price)})
         try:
             return read_answer(content, len(images), self.about)
         except ValueError as error:
             raise VictimError(f"{self._endpoint} answers what it should not: {error}") from None
 
     def _described(self) -> Description:
-        content, _ = self._request("GET", "/")
+        content = self._request("GET", "/")
         try:
             return Description.model_validate(content)
         except ValidationError as error:
@@ -79,22 +81,27 @@ class Line:
                 f"{place}: {first['msg']}"
             ) from None
 
-    def _request(self, method: str, path: str, body: bytes | None = None) -> tuple[Any, int]:
-        """Send a request until it is answered; the answer, and how often it was sent again."""
-        url = self._endpoint.url + path
+    def _request(self, method: str, path: str, body: bytes | None = None) -> Any:
+        """Send a request until it is answered, and read the answer."""
+        given = {"body": body, "retries": self._patience(), "redirect": False}
         try:
-            found = self._pool.request(method, url, body=body, retries=self._patience())
+            found = self._pool.request(method, self._endpoint.url + path, **given)
         except self._library.exceptions.HTTPError as error:
+            self._sent_again(self._endpoint.retries)
             raise VictimError(f"{self._endpoint} does not answer: {_reason(error)}") from None
+        self._sent_again(len(found.retries.history))
         if found.status != _OK:
             raise VictimError(
                 f"{self._endpoint} answers with status {found.status}: {_said(found.data)}"
             )
         try:
-            content = json.loads(found.data)
+            return json.loads(found.data)
         except (ValueError, RecursionError):
             raise VictimError(f"{self._endpoint} answers what is no JSON") from None
-        return content, len(found.retries.history) if found.retries else 0
+
+    def _sent_again(self, times: int) -> None:
+        if times and self._name:
+            charge({self._name: Bill(retries=times)})
 
     def _patience(self) -> Any:
         return self._library.Retry(
@@ -147,14 +154,9 @@ class Caller(nn.Module):
 
 
 def _reason(error: BaseException) -> str:
-    """Why a request failed, without the address in it."""
-    cause = getattr(error, "reason", None) or error
-    inner = cause.__cause__ or cause.__context__ or cause
-    return (
-        f"{type(cause).__name__} ({type(inner).__name__})"
-        if inner is not cause
-        else type(cause).__name__
-    )
+    """Why a request failed; not in the library's words, which hold the address."""
+    names = [type(one).__name__ for one in (error, getattr(error, "reason", None)) if one]
+    return ", ".join(names)
 
 
 def _said(body: bytes) -> str:

@@ -69,8 +69,8 @@ class Description(BaseModel):
 
     @property
     def most_bytes(self) -> int:
-        """Bytes of a request at most."""
-        return 4 * math.ceil(self.max_images * 4 * math.prod(self.shape) / 3) + _AROUND
+        """Bytes of a request at most: base64 takes 4/3, and may hold escapes."""
+        return self.max_images * 6 * math.prod(self.shape) + _AROUND
 
 
 class RefusedError(Exception):

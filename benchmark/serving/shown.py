@@ -12,6 +12,8 @@ from benchmark.scores import LEAST, Kind, Scores
 
 Row = list[float | None]  # a score for each class, None where it is not shown
 
+_TINY = 1e-37  # a probability of zero, before its logarithm is taken; float32 holds it
+_BELOW = 1 - 1e-6  # of the least that is shown: a hidden class is never among the best
 _SLACK = 1e-3  # by which probabilities may leave [0, 1] or their sum 1
 
 
@@ -32,7 +34,9 @@ def written_scores(logits: Tensor, scores: Scores) -> list[Row] | None:
         return [[round(chance, scores.number) for chance in row] for row in chances.tolist()]
     if scores.kind is Kind.PROBABILITIES:
         return _rows(chances)
-    best = chances.topk(min(scores.number, chances.shape[1]), 1).indices
+    labels = logits.argmax(1, keepdim=True)
+    first = chances.scatter(1, labels, 2.0)  # of several best ones, that which is the label
+    best = first.topk(min(scores.number, chances.shape[1]), 1).indices
     shown = torch.zeros_like(chances, dtype=torch.bool).scatter_(1, best, True)
     pairs = zip(chances.tolist(), shown.tolist(), strict=True)
     return [[c if s else None for c, s in zip(*pair, strict=True)] for pair in pairs]
@@ -99,7 +103,7 @@ def _normalised(shown: Tensor, scores: Scores) -> Tensor:
 
 def _logarithms(chances: Tensor, scores: Scores) -> Tensor:
     _check_chances(chances, scores)
-    return chances.clamp_min(LEAST).log()
+    return chances.clamp_min(_TINY).log()
 
 
 def _filled(chances: Tensor, _scores: Scores) -> Tensor:
@@ -108,17 +112,19 @@ def _filled(chances: Tensor, _scores: Scores) -> Tensor:
     if not bool(((chances >= 0) | hidden).all() and (known <= 1 + _SLACK).all()):
         raise ValueError("the probabilities are none")
     each = (1 - known).clamp_min(0) / hidden.sum(1, keepdim=True).clamp_min(1)
-    return torch.where(hidden, each, chances).clamp_min(LEAST).log()
+    least = torch.where(hidden, math.inf, chances).amin(1, keepdim=True)
+    each = torch.minimum(each, least * _BELOW)
+    return torch.where(hidden, each, chances).clamp_min(_TINY).log()
 
 
 def _unrounded(chances: Tensor, scores: Scores) -> Tensor:
     half = 0.5 * 10.0**-scores.number
     excess = chances.sum(1, keepdim=True) - 1
     room = torch.where(excess > 0, chances.clamp(0, half), half)
-    share = excess / room.sum(1, keepdim=True).clamp_min(LEAST)
+    share = excess / room.sum(1, keepdim=True).clamp_min(_TINY)
     if not bool((chances >= 0).all() and (share.abs() <= 1 + _SLACK).all()):
         raise ValueError("the probabilities do not sum to 1 within their rounding")
-    return (chances - share * room).clamp_min(LEAST).log()
+    return (chances - share * room).clamp_min(_TINY).log()
 
 
 def _check_chances(chances: Tensor, _scores: Scores) -> None:
