@@ -24,6 +24,7 @@ from benchmark.serving.contract import (
 from benchmark.serving.desk import Desk
 
 _AT_A_TIME = 32  # requests that are read or wait for an answer; their bodies are in memory
+_BUSY = 503
 _DIGITS = 15  # of a length that is no attempt to make Python read a long number
 
 T = TypeVar("T")
@@ -76,7 +77,7 @@ class Service:
 
     async def _answer(self, request: Request) -> Response:
         if self._waiting >= _AT_A_TIME:
-            raise RefusedError(503, f"{_AT_A_TIME} requests wait already: come back later")
+            raise RefusedError(_BUSY, f"{_AT_A_TIME} requests wait already: come back later")
         self._waiting += 1
         try:
             body = await _body(request, self._about.most_bytes)
@@ -114,10 +115,10 @@ async def _body(request: Request, most: int) -> bytes:
 
 
 async def _refused(_request: Request, error: RefusedError) -> Response:
-    # A body that was not read is still on its way: the connection cannot be used again.
-    headers = {413: {"Connection": "close"}, 415: {"Connection": "close"}}
-    headers[503] = {"Connection": "close", "Retry-After": "1"}
-    return _json({"error": str(error)}, error.status, headers.get(error.status))
+    # The connection stays: what is left of the body is thrown away as it comes. Closed at once, a
+    # client that is still sending would find it reset, and never read why.
+    headers = {"Retry-After": "1"} if error.status == _BUSY else None
+    return _json({"error": str(error)}, error.status, headers)
 
 
 async def _unknown(_request: Request, error: HTTPException) -> Response:
