@@ -242,7 +242,8 @@ def _prices(found: Forecast, workers: Workers, surroundings: Surroundings) -> li
             price = f", price {images * remote.price:,.2f}" if remote.price else ""
             lines.append(
                 f"endpoint {remote.name}: at most {images:,} images{price}, verification and "
-                "audits included; calibrations, and shards that are run again, come on top"
+                "audits included; calibrations, looks at what they find, and shards that are run "
+                "again come on top"
             )
     return ["", *lines, *(f"asked by this plan: {line}" for line in bill_lines(found.asked))]
 

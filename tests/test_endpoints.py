@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import time
 from pathlib import Path
@@ -352,6 +353,13 @@ def test_what_an_endpoint_cannot_do_is_refused_first(bench, shows, given, words)
 )
 def test_less_can_be_told_from_more(has, asks, enough):
     assert Scores.parse(has).covers(Scores.parse(asks)) is enough
+
+
+def test_what_is_not_installed_is_named(loaded, monkeypatch):
+    find = importlib.util.find_spec
+    hide = {"urllib3": lambda _name: None}
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: hide.get(name, find)(name))
+    assert "pip install 'querybench[http]'" in refusal(SpecError, lambda: loaded("http://x"))
 
 
 def test_urls_stand_in_no_message_of_a_description(loaded):

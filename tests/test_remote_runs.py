@@ -8,7 +8,7 @@ from pathlib import Path
 import command
 import pandas as pd
 import pytest
-from served import Caller, command_serving, serving
+from served import Caller, command_serving, grey, serving
 
 bench = command.bench
 SMALL = ["--images", "6", "--queries", "20", "--shard", "3", "--jobs", "1"]
@@ -94,6 +94,21 @@ def test_defenses_stand_before_a_remote_victim(bench):
     assert looks.loc["mixup-inference[draws=2]", "forward_equivalents"] == 3  # bare, two mixtures
     assert len(pd.read_csv("out/defense_timings.csv")) == 0
     assert f"endpoint mnist-cnn: {answered:,} images answered" in outcome.err
+
+
+@pytest.mark.parametrize(("behind", "randomised"), [("none", False), ("rnd", True)])
+def test_an_endpoint_can_be_defended_for_others(behind, randomised):
+    with (
+        serving(behind) as (url, first),
+        serving("rounding", model=f"http:{url}", scores="top-2") as (door, second),
+        Caller(door) as call,
+    ):
+        _, about = call("GET", "/")
+        found = call.labels(grey(3))
+        counts = [one.count()["answered"] for one in (first, second)]
+    assert about["name"].endswith("-rounding") and about["randomised"] is randomised
+    assert [sum(score is not None for score in row) for row in found["scores"]] == [2] * 3
+    assert counts == [3, 3]
 
 
 def test_the_plan_of_a_priced_endpoint_is_not_passed(bench):
