@@ -80,6 +80,14 @@ def test_the_label_leads_where_scores_tie(shows):
     assert torch.equal(found.argmax(1), labels)
 
 
+def test_a_hidden_class_is_never_among_the_best():
+    scores, firsts = Scores.parse("top-3"), torch.linspace(15, 40, 200)
+    logits = torch.stack([torch.tensor([first, 0.0, -9.0, -18.0]) for first in firsts.tolist()])
+    found = read_scores(written_scores(logits, scores), logits.argmax(1), 4, scores)
+    # What probabilities of float32 leave to the others is more than they have.
+    assert scores.show(found)[1].tolist() == [[True, True, True, False]] * 200
+
+
 def test_rounded_probabilities_are_shown_again_as_they_are():
     scores = Scores.parse("rounded-2")
     generator = torch.Generator().manual_seed(1)
@@ -262,6 +270,7 @@ def test_the_token_is_sent_and_stands_nowhere(bench, monkeypatch):
         for word in (b"open-sesame", b"127.0.0.1", b"SHOP", b"http://", url[-5:].encode()):
             assert word not in path.read_bytes(), (path, word)
     assert len(written) > 5
+    assert len(pd.read_csv("out/flags.csv")) == 0  # no scores, so none are flat
 
 
 def test_a_missing_token_is_told(bench):

@@ -143,6 +143,11 @@ def test_a_client_that_sends_far_too_much_reads_why_and_may_go_on(plain):
     assert plain("POST", "/answer", body(grey(1)))[0] == 200
 
 
+def test_what_was_refused_waits_no_more(plain):
+    statuses = {plain("POST", "/answer", b"{")[0] for _ in range(40)}  # more than may wait
+    assert statuses == {400}
+
+
 def test_a_stream_without_a_length_is_cut_off(plain):
     head = b"POST /answer HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
     piece = b"8000\r\n" + b"x" * 0x8000 + b"\r\n"

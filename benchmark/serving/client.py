@@ -83,9 +83,9 @@ class Line:
 
     def _request(self, method: str, path: str, body: bytes | None = None) -> Any:
         """Send a request until it is answered, and read the answer."""
-        given = {"body": body, "retries": self._patience(), "redirect": False}
+        url, retries = self._endpoint.url + path, self._patience()
         try:
-            found = self._pool.request(method, self._endpoint.url + path, **given)
+            found = self._pool.request(method, url, body=body, retries=retries)
         except self._library.exceptions.HTTPError as error:
             self._sent_again(self._endpoint.retries)
             raise VictimError(f"{self._endpoint} does not answer: {_reason(error)}") from None
