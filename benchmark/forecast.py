@@ -18,10 +18,10 @@ from benchmark.loading import forget, load_dataset, load_victim
 from benchmark.machine import settle, threads_kept
 from benchmark.plan import Plan, draft, plan
 from benchmark.preparation import needed
-from benchmark.pricing import most_images
+from benchmark.pricing import most_line
 from benchmark.request import Request
 from benchmark.spec import Cell, Look, Shard, together
-from benchmark.spending import Bills, bill_lines, counted
+from benchmark.spending import Bill, Bills, bill_lines, counted
 from benchmark.stack import undefended
 from benchmark.store import LOOKS, SHARDS, Store
 from benchmark.surroundings import Surroundings
@@ -235,17 +235,12 @@ def _prices(found: Forecast, workers: Workers, surroundings: Surroundings) -> li
     lines = []
     for victim, share in found.shares.items():
         if remote := _victim(victim, surroundings).remote:
-            images = most_images(share.work, share.costs, remote)
             # Each process prepares each defense once, for looks at strength zero too.
-            once = found.asked[remote.name].images if remote.name in found.asked else 0
-            images += once * (1 + 2 * workers.at_a_time(surroundings.device)) if share.work else 0
-            price = f", price {images * remote.price:,.2f}" if remote.price else ""
-            lines.append(
-                f"endpoint {remote.name}: at most {images:,} images{price}, verification and "
-                "audits included; calibrations, looks at what they find, and shards that are run "
-                "again come on top"
-            )
-    return ["", *lines, *(f"asked by this plan: {line}" for line in bill_lines(found.asked))]
+            times = 1 + 2 * workers.at_a_time(surroundings.device) if share.work else 0
+            more = times * found.asked.get(remote.name, Bill()).images
+            lines.append(most_line(share.work, share.costs, remote, more))
+    lines += [f"asked by this plan: {line}" for line in bill_lines(found.asked)]
+    return ["", *lines] if lines else []
 
 
 def _victim(one: Names, surroundings: Surroundings) -> Victim:

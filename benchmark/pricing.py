@@ -16,6 +16,16 @@ from benchmark.victim import Remote
 from benchmark.work import Costs, Work
 
 
+def most_line(work: Iterable[Work], costs: Costs, remote: Remote, more: int) -> str:
+    """Say the most that work can cost, `more` images for what defenses ask included."""
+    images = most_images(work, costs, remote) + more
+    price = f", price {images * remote.price:,.2f}" if remote.price else ""
+    return (
+        f"endpoint {remote.name}: at most {images:,} images{price}, verification and audits "
+        "included; calibrations, looks at what they find, and shards that are run again come on top"
+    )
+
+
 def most_images(work: Iterable[Work], costs: Costs, remote: Remote) -> int:
     """Count the images that work can show at most; what steps ask comes on top.
 
