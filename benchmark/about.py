@@ -45,7 +45,7 @@ class About:
 
     def timings(self) -> list[dict[str, Any]]:
         """Rows of `defense_timings.csv`."""
-        return [{"look": look["key"], **look["timing"]} for look in self._looks]
+        return [{"look": one["key"], **one["timing"]} for one in self._looks if one["timing"]]
 
     def strengths(self) -> list[dict[str, Any]]:
         """Rows of `calibrations.csv`."""

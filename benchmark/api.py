@@ -9,7 +9,8 @@ print(cells[["defense", "attack", "budget", "robust_accuracy"]])
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from benchmark.request import Request
 from benchmark.room import Mark
 from benchmark.scheduler import execute
 from benchmark.spec import Shard, together
+from benchmark.spending import bill_lines, counted
 from benchmark.store import Store
 from benchmark.suites import make_requests
 from benchmark.surroundings import Surroundings
@@ -129,6 +131,28 @@ def execute_requests(
     console: Console,
 ) -> list[pd.DataFrame]:
     """Run checked requests together; the cells of each. See `run`."""
+    with _billed(console):
+        return _execute(requests, surroundings, out, workers, console)
+
+
+@contextmanager
+def _billed(console: Console) -> Iterator[None]:
+    """Say at the end, however it ends, what endpoints were asked."""
+    with counted() as bills:
+        try:
+            yield
+        finally:
+            for line in bill_lines(bills):
+                console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _execute(
+    requests: Sequence[Request],
+    surroundings: Surroundings,
+    out: Path,
+    workers: Workers,
+    console: Console,
+) -> list[pd.DataFrame]:
     if workers.devices:
         surroundings = replace(surroundings, device=workers.devices[0])
     forget()  # files may have changed since an earlier run in this process
@@ -221,6 +245,13 @@ def find_strengths(
     if not request.match_drop:
         raise SpecError("no drop was named: give --match-drop 1,2")
     forget()
+    with _billed(console):
+        return _search(request, surroundings, out, jobs, console)
+
+
+def _search(
+    request: Request, surroundings: Surroundings, out: Path, jobs: int | None, console: Console
+) -> tuple[Calibration, ...]:
     called = roster(request, surroundings)
     store = Store(out)
     prepared = prepare([called], surroundings, store, Workers(jobs), console)

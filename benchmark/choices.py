@@ -9,8 +9,12 @@ from benchmark.catalogue import ATTACKS
 from benchmark.entry import Choice
 from benchmark.errors import SpecError
 from benchmark.facts import AttackFacts
+from benchmark.loading import load_victim
+from benchmark.measuring import Subject
 from benchmark.request import Request
-from benchmark.types import Access, Aim
+from benchmark.scores import Kind
+from benchmark.surroundings import Surroundings
+from benchmark.types import Access, Aim, Probes
 
 
 def attack_choices(text: str, request: Request) -> list[Choice[AttackFacts]]:
@@ -38,6 +42,28 @@ def attack_choices(text: str, request: Request) -> list[Choice[AttackFacts]]:
                 f"but --queries is {request.queries}"
             )
     return choices
+
+
+def check_shown(request: Request, subject: Subject, surroundings: Surroundings) -> None:
+    """Refuse to show attacks more than a victim that runs elsewhere shows, or to ask it more.
+
+    Raises:
+        SpecError: With what to write instead.
+    """
+    texts = subject.model.text, subject.dataset.text
+    remote = load_victim(*texts, surroundings.config, surroundings.device).remote
+    if remote is None:
+        return
+    if not remote.shows.covers(request.scores):
+        alone = "labels" if remote.shows.kind is Kind.LABEL else str(remote.shows)
+        raise SpecError(
+            f"model '{subject.model.name}' shows {alone} alone, less than --scores "
+            f"{request.scores}: add --scores {remote.shows}"
+        )
+    if request.probes is Probes.FREE:
+        raise SpecError(
+            f"model '{subject.model.name}' takes images in [0, 1] alone: leave --probes free out"
+        )
 
 
 def _check_attack(choice: Choice[AttackFacts], request: Request) -> None:

@@ -11,19 +11,22 @@
 An option wins over a variable, a variable over the config file. An empty variable counts as
 unset. The config file is TOML; without option or variable it is `querybench.toml` in the
 current folder, if there is one. Relative paths in it are relative to it. The cache is made where
-it is missing, by default in the user's folder of caches.
+it is missing, by default in the user's folder of caches. Tables `[endpoints.NAME]` describe remote
+classifiers (docs/endpoints.md).
 """
 
 from __future__ import annotations
 
 import os
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import platformdirs
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from benchmark.endpoints import Endpoint, read_endpoints
 from benchmark.errors import DataError, SpecError, suggestion
 
 _DEFAULT = Path("querybench.toml")
@@ -44,6 +47,7 @@ class Config(BaseModel):
         weights_root: Folder of weights, or None.
         checkpoint: Weights of the victim, a file, or None.
         cache: Folder of what was trained and calibrated, or None for the usual one.
+        endpoints: Remote classifiers.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -52,6 +56,12 @@ class Config(BaseModel):
     weights_root: Path | None = None
     checkpoint: Path | None = None
     cache: Path | None = None
+    endpoints: tuple[Endpoint, ...] = ()
+
+    def each_path(self, change: Callable[[Path], Path]) -> Config:
+        """Change every path that is given."""
+        paths = {key: change(p) for key, p in self if isinstance(p, Path)}
+        return self.model_copy(update=paths)
 
     @property
     def cache_folder(self) -> Path:
@@ -93,9 +103,10 @@ def load_config(
     for key, option in options.items():
         name = f"--{key.replace('_', '-')}"
         variable = _variable(_VARIABLES[key])
-        places = [(option, name), (variable, _VARIABLES[key]), (written[key], f"{key} in {origin}")]
+        in_file: Path | None = getattr(written, key)
+        places = [(option, name), (variable, _VARIABLES[key]), (in_file, f"{key} in {origin}")]
         chosen[key] = next((_existing(key, p, who) for p, who in places if p is not None), None)
-    return Config(**chosen)
+    return written.model_copy(update=chosen)
 
 
 def _variable(name: str) -> Path | None:
@@ -123,15 +134,15 @@ def _home(path: Path) -> Path:
         return path
 
 
-def _from_file(file: Path | None) -> tuple[dict[str, Path | None], str]:
-    """Return the paths that the config file sets, and how messages name the file."""
+def _from_file(file: Path | None) -> tuple[Config, str]:
+    """Return what the config file sets, and how messages name the file."""
     named = file or _variable(_FILE_VARIABLE)
     if named is None and not _DEFAULT.is_file():
-        return dict(Config()), ""
+        return Config(), ""
     path = _home(named or _DEFAULT)
-    config = _validated(_parsed(path), f"config file '{path}'")
-    paths = {key: value and path.parent / _home(value) for key, value in config}
-    return paths, f"config file '{path}'"
+    who = f"config file '{path}'"
+    config = _validated(_parsed(path), who)
+    return config.each_path(lambda value: path.parent / _home(value)), who
 
 
 def _parsed(path: Path) -> dict[str, Any]:
@@ -148,8 +159,9 @@ def _validated(values: dict[str, Any], who: str) -> Config:
     for key in values:
         if key not in Config.model_fields:
             raise SpecError(f"{who}: unknown key '{key}'. {suggestion(key, Config.model_fields)}")
+    endpoints = read_endpoints(values.get("endpoints", {}), who)
     try:
-        return Config.model_validate(values)
+        return Config.model_validate({**values, "endpoints": endpoints})
     except ValidationError as error:
         first = error.errors()[0]
         raise SpecError(

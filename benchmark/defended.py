@@ -39,7 +39,7 @@ class Defended:
     @property
     def steady(self) -> bool:
         """Identical queries always get identical answers, whatever else is asked."""
-        return self.defense.traits.steady
+        return self.defense.traits.steady and self.victim.steady
 
     def fresh(self) -> Defended:
         """The same with a defense that has answered nothing yet; only of one that has not."""

@@ -34,9 +34,11 @@ class Defense:
     """Base of all defenses: override the hook of the level at which the defense acts.
 
     A subclass is a dataclass with keyword-only fields; they are its parameters. A new instance
-    is made for each shard, so state cannot leak.
+    is made for each shard, so state cannot leak. `inside` is for a defense that needs weights or
+    gradients of its victim though its level does not say so: one that runs elsewhere has none.
     """
 
+    inside: bool = False
     traits: Traits = Traits()
     learned: Mapping[str, Tensor] = MappingProxyType({})
 

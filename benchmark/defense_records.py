@@ -40,7 +40,9 @@ class DefenseRow:
     calibration_error_undefended: Annotated[float, "the bare victim's"]
     parameters: Annotated[int, "numbers to store: weights of the victim and of added networks"]
     forward_equivalents: Annotated[
-        float, "floating point operations of a query over the bare victim's, backward passes too"
+        float,
+        "floating point operations of a query over the bare victim's, backward passes too; of a "
+        "victim that runs elsewhere the images it is shown for a query",
     ]
     repeat_difference: Annotated[
         float, "largest change of an answer with other noise, relative to its largest logit"
@@ -49,7 +51,11 @@ class DefenseRow:
     flat: Annotated[
         float, "share of images whose probabilities do not move at all when all pixels do by 1/255"
     ]
-    traits: Annotated[str, "what it declares: randomised, coupled, stateful, keeps_label"]
+    traits: Annotated[
+        str,
+        "what it declares: randomised, coupled, stateful, keeps_label; after `victim` what a "
+        "victim that runs elsewhere says of itself",
+    ]
     settings: Annotated[str, "every parameter and version of data, victim and defense, JSON"]
     device: Annotated[str, "device: cpu, or the name of the GPU"]
     commit: Annotated[str | None, "revision of querybench, if run from a git checkout"]
@@ -98,7 +104,9 @@ class FlagRow:
 class DefenseTimingRow:
     """`defense_timings.csv`: time of a query; like `timings.csv` it differs between equal runs."""
 
-    look: Annotated[str, "key of the row of defenses.csv"]
+    look: Annotated[
+        str, "key of the row of defenses.csv; a victim that runs elsewhere is not timed"
+    ]
     milliseconds_1: Annotated[float, "wall time of a query asked alone"]
     times_bare_1: Annotated[float, "the same over the bare victim's, timed right after"]
     milliseconds_64: Annotated[float, "wall time of a query, 64 asked together"]

@@ -15,7 +15,8 @@ from benchmark.checkpoints import fingerprint
 from benchmark.data import Dataset
 from benchmark.defense import Defense
 from benchmark.entry import Choice
-from benchmark.errors import DataError, StoreError
+from benchmark.errors import DataError, SpecError, StoreError
+from benchmark.facts import Level
 from benchmark.files import place
 from benchmark.rng import alone
 from benchmark.spec import Part, digest
@@ -24,6 +25,7 @@ from benchmark.victim import Victim
 
 Told = Callable[[str, float], None]  # what is being trained, and the share done
 
+_INSIDE = {Level.WEIGHTS, Level.FEATURES, Level.PENULTIMATE}
 _VICTIM, _OWN = "victim.", "own."
 
 
@@ -43,13 +45,29 @@ def attach(
         BenchError: If the defense does not fit the victim, or the cache cannot be written.
     """
     with alone:
+        bare, name = victim, choice.spelled()
+        if name in bare.prepared:
+            defense, behind = bare.prepared[name]
+            return copy.deepcopy(defense), behind
         defense = choice.build()
         for one, member in zip(choice.members, defense.members, strict=True):
-            member.check(victim)
+            _check(one, member, victim)
             if member.recipe():
                 victim = _trained(one, member, victim, data, cache, told)
             member.prepare(victim, data)
+        if bare.remote:  # what a defense asks to prepare itself costs, so it asks once
+            bare.prepared[name] = copy.deepcopy(defense), victim
     return defense, victim
+
+
+def _check(choice: Choice[Any], defense: Defense, victim: Victim) -> None:
+    """Refuse a victim that a defense cannot be attached to."""
+    if victim.remote and (defense.inside or choice.entry.facts.level in _INSIDE):
+        raise SpecError(
+            f"defense '{choice}' needs weights, features or gradients of its victim, and "
+            f"'{victim.remote.name}' runs elsewhere: use one that acts on images, logits or answers"
+        )
+    defense.check(victim)
 
 
 def untrained(
@@ -73,7 +91,7 @@ def untrained(
     with alone:
         members = choice.build().members
         for place, (one, member) in enumerate(zip(choice.members, members, strict=True)):
-            member.check(victim)
+            _check(one, member, victim)
             if member.recipe():
                 path = _path(one, member, victim, data, cache)
                 if not path.is_file():

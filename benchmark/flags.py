@@ -19,6 +19,10 @@ FLAT_SCORES = "flat-scores"
 LABELS_BEAT_SCORES = "labels-beat-scores"
 UNCONFIRMED_HITS = "unconfirmed-hits"
 
+OF_VICTIM = "victim "  # before what a victim that runs elsewhere says of itself, among traits
+LABELS_ALONE = OF_VICTIM + "shows label"
+
+_UNSTEADY = {"randomised", "coupled", "stateful"}
 _APART = 1e-3  # relative difference of answers that rounding does not explain
 _FLAT = 0.5  # share of images whose scores do not move
 _CHANCE = 0.01  # that a label attack is ahead of every score attack by luck
@@ -34,13 +38,15 @@ def flags_of_look(look: Mapping[str, Any]) -> list[Flag]:
         look: Columns of `DefenseRow`.
     """
     declared = look["traits"].split(", ")
-    steady = not {"randomised", "coupled", "stateful"} & set(declared)
+    if {OF_VICTIM + name for name in _UNSTEADY} & set(declared):
+        return []  # whose doing a difference is cannot be told
+    steady = not _UNSTEADY & set(declared)
     found = {
         UNDECLARED_NOISE: steady and look["repeat_difference"] > _APART,
         LABEL_CHANGED: "keeps_label" in declared and look["label_kept"] < 1.0,
         BATCH_DEPENDENCE: not {"coupled", "stateful"} & set(declared)
         and look["company_difference"] > _APART,
-        FLAT_SCORES: "randomised" not in declared and look["flat"] >= _FLAT,
+        FLAT_SCORES: not {"randomised", LABELS_ALONE} & set(declared) and look["flat"] >= _FLAT,
     }
     details = {
         UNDECLARED_NOISE: f"answers differ by {look['repeat_difference']:.2g} of their size",

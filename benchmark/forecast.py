@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,16 +18,19 @@ from benchmark.loading import forget, load_dataset, load_victim
 from benchmark.machine import settle, threads_kept
 from benchmark.plan import Plan, draft, plan
 from benchmark.preparation import needed
+from benchmark.pricing import most_line
 from benchmark.request import Request
 from benchmark.spec import Cell, Look, Shard, together
+from benchmark.spending import Bill, Bills, bill_lines, counted
 from benchmark.stack import undefended
 from benchmark.store import LOOKS, SHARDS, Store
 from benchmark.surroundings import Surroundings
+from benchmark.victim import Remote, Victim
 from benchmark.work import Costs, Work, costs_known, effort
 
 _SECONDS = 0.3  # of timing a victim
 
-Victim = tuple[str, str]  # as users write data set and victim
+Names = tuple[str, str]  # of data set and victim, as users write them
 
 
 @dataclass(frozen=True)
@@ -69,13 +73,15 @@ class Forecast:
         left_out: Combinations that make no sense, a line each.
         waiting: Shards whose defense is not trained or whose strength is not known.
         unknown: Defenses whose cost was not measured.
+        asked: What endpoints were asked to plan this, to prepare defenses.
     """
 
-    shares: Mapping[Victim, Share]
+    shares: Mapping[Names, Share]
     first: tuple[tuple[str, str], ...]
     left_out: tuple[str, ...]
     waiting: int
     unknown: tuple[str, ...]
+    asked: Bills
 
 
 def forecast(requests: Sequence[Request], surroundings: Surroundings, out: Path) -> Forecast:
@@ -90,9 +96,10 @@ def forecast(requests: Sequence[Request], surroundings: Surroundings, out: Path)
         BenchError: For anything that cannot run.
     """
     forget()  # files may have changed since an earlier run in this process
-    drafts = [draft(request, surroundings) for request in requests]
-    first = [pair for one in drafts for pair in needed(one.roster, surroundings)]
-    plans = [plan(one, surroundings) for one in drafts]
+    with counted() as asked:
+        drafts = [draft(request, surroundings) for request in requests]
+        first = [pair for one in drafts for pair in needed(one.roster, surroundings)]
+        plans = [plan(one, surroundings) for one in drafts]
     store = Store(out, writable=False)
     there = {*store.saved(SHARDS), *store.saved(LOOKS)}
     shares = _shares(plans, store, there)
@@ -109,17 +116,18 @@ def forecast(requests: Sequence[Request], surroundings: Surroundings, out: Path)
         tuple(dict.fromkeys(line for one in plans for line in one.left_out)),
         sum(len(one.waiting) for one in plans),
         tuple(sorted(unknown)),
+        asked,
     )
 
 
-def _shares(plans: Sequence[Plan], store: Store, there: set[str]) -> dict[Victim, Share]:
-    shards: dict[Victim, dict[str, Shard]] = {}
-    looks: dict[Victim, dict[str, Look]] = {}
+def _shares(plans: Sequence[Plan], store: Store, there: set[str]) -> dict[Names, Share]:
+    shards: dict[Names, dict[str, Shard]] = {}
+    looks: dict[Names, dict[str, Look]] = {}
     for one in plans:
         for shard in (*one.shards, *one.waiting):
-            shards.setdefault(_victim(shard.cell), {})[shard.key] = shard
+            shards.setdefault(_names(shard.cell), {})[shard.key] = shard
         for look in one.looks:
-            looks.setdefault(_victim(look), {})[look.key] = look
+            looks.setdefault(_names(look), {})[look.key] = look
     shares = {}
     for victim, mine in shards.items():
         seen = looks.get(victim, {})
@@ -130,7 +138,7 @@ def _shares(plans: Sequence[Plan], store: Store, there: set[str]) -> dict[Victim
     return shares
 
 
-def _victim(one: Look | Cell) -> Victim:
+def _names(one: Look | Cell) -> Names:
     return one.dataset.text, one.model.text
 
 
@@ -157,6 +165,7 @@ def page(found: Forecast, workers: Workers, surroundings: Surroundings) -> str:
         tabulate(rows, headers="keys", intfmt=","),
         "",
         _times(found, workers, surroundings),
+        *_prices(found, workers, surroundings),
         "",
     ]
     lines.append(
@@ -193,6 +202,10 @@ def _times(found: Forecast, workers: Workers, surroundings: Surroundings) -> str
     with threads_kept():
         settle()
         for victim, share in found.shares.items():
+            if remote := _victim(victim, surroundings).remote:
+                rows.append([_name(victim), "elsewhere", "", *_paced(remote, share.forwards)])
+                total += share.forwards / (remote.rate or math.inf)
+                continue
             rate = 0.0  # queries a second of all devices
             for device in dict.fromkeys(named):
                 seconds = _seconds(victim, replace(surroundings, device=device))
@@ -210,12 +223,36 @@ def _times(found: Forecast, workers: Workers, surroundings: Surroundings) -> str
     return tabulate(rows, headers, disable_numparse=True, stralign="right")
 
 
-@torch.no_grad()
-def _seconds(one: Victim, surroundings: Surroundings) -> float:
-    """Time a query of the bare victim for a moment, in the batches of a run."""
+def _paced(remote: Remote, forwards: float) -> tuple[str, str]:
+    """Milliseconds a query and the time at most, for an endpoint with a limit; it is not asked."""
+    if remote.rate is None:
+        return "?", "as it answers"
+    return f"{1000 / remote.rate:.3g}", _duration(forwards / remote.rate)
+
+
+def _prices(found: Forecast, workers: Workers, surroundings: Surroundings) -> list[str]:
+    """A line for each victim that runs elsewhere: the most it is asked, and what that costs."""
+    lines = []
+    for victim, share in found.shares.items():
+        if remote := _victim(victim, surroundings).remote:
+            # Each process prepares each defense once, for looks at strength zero too.
+            times = 1 + 2 * workers.at_a_time(surroundings.device) if share.work else 0
+            more = times * found.asked.get(remote.name, Bill()).images
+            lines.append(most_line(share.work, share.costs, remote, more))
+    lines += [f"asked by this plan: {line}" for line in bill_lines(found.asked)]
+    return ["", *lines] if lines else []
+
+
+def _victim(one: Names, surroundings: Surroundings) -> Victim:
     dataset, model = one
-    data = load_dataset(dataset, surroundings.config)
-    victim = load_victim(model, dataset, surroundings.config, surroundings.device)
+    return load_victim(model, dataset, surroundings.config, surroundings.device)
+
+
+@torch.no_grad()
+def _seconds(one: Names, surroundings: Surroundings) -> float:
+    """Time a query of the bare victim for a moment, in the batches of a run."""
+    data = load_dataset(one[0], surroundings.config)
+    victim = _victim(one, surroundings)
     image = data.take(Split.EVAL, 1).images.to(surroundings.device)
     images = image.repeat(surroundings.batch_for(image[0].numel()), 1, 1, 1)
     spent: list[float] = []
@@ -226,7 +263,7 @@ def _seconds(one: Victim, surroundings: Surroundings) -> float:
     return median(spent[1:] or spent) / len(images)  # the first is slower
 
 
-def _name(victim: Victim) -> str:
+def _name(victim: Names) -> str:
     dataset, model = victim
     return f"{model} on {dataset}"
 

@@ -64,7 +64,7 @@ def load_victim(text: str, data_text: str, config: Config, device: str) -> Victi
     image = dataset.take(Split.EVAL, 1).images
     shape = (int(image.shape[1]), int(image.shape[2]), int(image.shape[3]))
     checkpoint = config.checkpoint or _shipped(choice.entry.facts.weights, config)
-    request = ModelRequest(choice.argument, checkpoint, dataset.num_classes, shape)
+    request = ModelRequest(choice.argument, checkpoint, dataset.num_classes, shape, config)
     victim: Victim = choice.entry.build(request, **choice.values)
     if victim.num_classes != dataset.num_classes:
         raise SpecError(
@@ -72,15 +72,20 @@ def load_victim(text: str, data_text: str, config: Config, device: str) -> Victi
             f"data set '{dataset.name}' has {dataset.num_classes}"
         )
     victim = victim.to(device)
-    with torch.no_grad():
-        logits = _laid_out(victim, image)(image.to(device))
-    if logits.shape != (1, dataset.num_classes):
-        raise VictimError(
-            f"model '{text}' answers one image with shape {tuple(logits.shape)}, "
-            f"expected {(1, dataset.num_classes)}"
-        )
+    if victim.remote is None:  # what is shown to an endpoint costs, and it has said what it takes
+        _try_out(victim, image, f"model '{text}'")
     victim.fingerprint = fingerprint(victim)
     return victim
+
+
+def _try_out(victim: Victim, image: Tensor, who: str) -> None:
+    with torch.no_grad():
+        logits = _laid_out(victim, image)(image.to(victim.mean.device))
+    if logits.shape != (1, victim.num_classes):
+        raise VictimError(
+            f"{who} answers one image with shape {tuple(logits.shape)}, "
+            f"expected {(1, victim.num_classes)}"
+        )
 
 
 def _laid_out(victim: Victim, image: Tensor) -> Victim:

@@ -20,6 +20,7 @@ from benchmark.request import Request
 from benchmark.spec import Look, Part
 from benchmark.stack import DefenseChoice, undefended
 from benchmark.surroundings import Surroundings, check_device
+from benchmark.victim import Victim
 
 
 @dataclass(frozen=True)
@@ -140,8 +141,13 @@ def subject_parts(request: Request, surroundings: Surroundings) -> tuple[Part, P
     victim = load_victim(usual, request.dataset, config, surroundings.device)
     return (
         part_of(chosen, request.dataset, fingerprint=data.fingerprint),
-        part_of(model_choice, usual, fingerprint=victim.fingerprint),
+        part_of(_named(model_choice, victim), usual, fingerprint=victim.fingerprint),
     )
+
+
+def _named(choice: Choice[Any], victim: Victim) -> Choice[Any]:
+    """Name a victim that runs elsewhere as it names itself: no address stands in a table."""
+    return replace(choice, argument=victim.remote.name) if victim.remote else choice
 
 
 def part_of(choice: Choice[Any], text: str, **more: str | int) -> Part:
@@ -188,7 +194,8 @@ def _known(
             record["company"] = subject.company
         part = Part(choice.spelled(), str(choice), record)
         texts = known[part.text].asked if part.text in known else ()
-        known[part.text] = Known((*texts, asked), choice, part, defense.traits.steady, trained)
+        steady = defense.traits.steady and victim.steady
+        known[part.text] = Known((*texts, asked), choice, part, steady, trained)
     return list(known.values())
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 
 from benchmark.catalogue import ATTACKS, DATASETS
-from benchmark.choices import attack_choices
+from benchmark.choices import attack_choices, check_shown
 from benchmark.errors import SpecError
 from benchmark.matching import Calibration
 from benchmark.measuring import Points
@@ -71,6 +71,7 @@ def draft(request: Request, surroundings: Surroundings) -> Draft:
         BenchError: For anything that cannot run.
     """
     called = roster(request, surroundings)
+    check_shown(request, called.subject, surroundings)
     found = Draft(
         called, tuple(_attacks(request)), tuple(_threats(request, called.subject.dataset))
     )

@@ -20,6 +20,7 @@ from benchmark.machine import settle, threads_kept
 from benchmark.outcome import content, look_content
 from benchmark.room import halvings, peak_memory, within_memory
 from benchmark.spec import Look, Shard
+from benchmark.spending import charge, counted
 from benchmark.store import LOOKS, Store
 from benchmark.surroundings import Surroundings
 from benchmark.tasks.attack import run_shards
@@ -86,6 +87,7 @@ class _Round:
 
         def ended(place: int, report: Report) -> None:
             left.remove(place)
+            charge(report.bills)
             self.told(work[place], report)
             if report.fault:
                 failed[place] = report
@@ -130,9 +132,10 @@ def _run(
     settle()
     with devices.taken() if devices else nullcontext(surroundings.device) as device:
         here = replace(surroundings, device=device)
-        report = _done(one, here, store)
+        with counted() as bills:
+            report = _done(one, here, store)
         memory, times = peak_memory(device), halvings(here)
-        return place, replace(report, memory=memory, halvings=times)
+        return place, replace(report, bills=bills, memory=memory, halvings=times)
 
 
 def _done(one: Work, surroundings: Surroundings, store: Store) -> Report:

@@ -12,7 +12,7 @@ from torch import Tensor
 from benchmark.types import Access
 
 _FORM = re.compile(r"(top|rounded)-(\d+)")
-_LEAST = 1e-12  # a probability of zero, before its logarithm is taken
+LEAST = 1e-12  # a probability of zero, before its logarithm is taken
 DIGITS = 7  # most decimals of a probability: float32 has no more
 
 
@@ -71,6 +71,15 @@ class Scores:
         """What an attack is shown."""
         return {Kind.TOP: Access.TOPK, Kind.LABEL: Access.LABEL}.get(self.kind, Access.SCORES)
 
+    def covers(self, other: Scores) -> bool:
+        """Tell whether everything that the other shows can be told from what this one shows."""
+        if self.kind in {Kind.TOP, Kind.ROUNDED} and other.kind is self.kind:
+            return self.number >= other.number
+        if self.kind in {Kind.TOP, Kind.ROUNDED, Kind.LABEL}:
+            return other.kind is Kind.LABEL
+        order = list(Kind)  # from the most to the least
+        return order.index(self.kind) <= order.index(other.kind)
+
     def show(self, logits: Tensor) -> tuple[Tensor, Tensor | None]:
         """Turn logits, (n, K), into what is shown.
 
@@ -85,7 +94,7 @@ class Scores:
             return logits.log_softmax(1), None
         chances = logits.softmax(1)
         if self.kind is Kind.PROBABILITIES:
-            return chances.clamp_min(_LEAST).log(), None
+            return chances.clamp_min(LEAST).log(), None
         if self.kind is Kind.ROUNDED:
             return rounded(chances, self.number).log(), None
         return self._best(chances)
@@ -94,4 +103,4 @@ class Scores:
         best, places = chances.topk(min(self.number or 1, chances.shape[1]), 1)
         shown = torch.zeros_like(chances, dtype=torch.bool).scatter_(1, places, True)
         rest = torch.minimum(1 - best.sum(1, keepdim=True), best[:, -1:])
-        return torch.where(shown, chances, rest).clamp_min(_LEAST).log(), shown
+        return torch.where(shown, chances, rest).clamp_min(LEAST).log(), shown

@@ -37,9 +37,9 @@ class Surroundings:
 
     def absolute(self) -> Surroundings:
         """Return the same place with full paths, for workers that started in another folder."""
-        paths = {key: path and path.absolute() for key, path in self.config}
-        config = Config(**{**paths, "cache": self.config.cache_folder.absolute()})
-        return replace(self, config=config, plugins=tuple(p.absolute() for p in self.plugins))
+        config = self.config.model_copy(update={"cache": self.config.cache_folder})
+        plugins = tuple(p.absolute() for p in self.plugins)
+        return replace(self, config=config.each_path(Path.absolute), plugins=plugins)
 
     def batch_for(self, pixels: int) -> int:
         """Images in one forward pass for images of so many values.

@@ -13,7 +13,7 @@ from benchmark.errors import DataError
 from benchmark.rng import seed_from
 from benchmark.victim import Victim
 
-_TRIES = 20  # images of a class among which one is looked for that the victim gets right
+TRIES = 20  # images of a class among which one is looked for that the victim gets right
 
 
 def draw_targets(labels: Tensor, ids: Sequence[int], classes: int, seed: int) -> Tensor:
@@ -60,8 +60,8 @@ def _start(members: Indices, names: tuple[int, int], dataset: Dataset, victim: V
     if not len(members):
         raise DataError(f"data set '{dataset.name}' has no image of a target's class to start from")
     first = seed_from("start", *names) % len(members)
-    tried = np.roll(members, -first)[:_TRIES]
-    device = next(victim.parameters()).device
+    tried = np.roll(members, -first)[:TRIES]
+    device = victim.mean.device
     images = dataset.read(tried).to(device)
     right = victim(images).argmax(1) == int(dataset.labels[members[0]])
     return images[int(right.long().argmax())]

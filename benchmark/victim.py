@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from benchmark import sites
+from benchmark.config import Config
 from benchmark.errors import VictimError
+from benchmark.facts import Traits
+from benchmark.scores import Scores
 from benchmark.sites import Edit
 from benchmark.split import Head, Layer, find_head
 
@@ -26,12 +29,33 @@ class ModelRequest:
         checkpoint: Weights to load, or None.
         num_classes: Classes of the data set K.
         image_shape: Shape of one image, (C, H, W).
+        config: Where endpoints and the cache are.
     """
 
     argument: str
     checkpoint: Path | None
     num_classes: int
     image_shape: tuple[int, int, int]
+    config: Config = field(default_factory=Config)
+
+
+@dataclass(frozen=True)
+class Remote:
+    """What is known of a victim that runs elsewhere: it answers, and nothing inside it is seen.
+
+    Attributes:
+        name: What tables show after the colon, for an address may not stand in them.
+        shows: What its answers contain.
+        traits: How it behaves: it may be defended where it runs.
+        price: Price of one image.
+        rate: Images a second at most, None for no limit.
+    """
+
+    name: str
+    shows: Scores
+    traits: Traits
+    price: float = 0.0
+    rate: float | None = None
 
 
 class Victim(nn.Module):
@@ -42,16 +66,24 @@ class Victim(nn.Module):
         mean: Mean of each channel, in pixel units of the [0, 1] range.
         std: Standard deviation of each channel.
         num_classes: Number of classes K.
+        remote: What is known of it if it runs elsewhere, else None.
     """
 
     mean: Tensor
     std: Tensor
 
     def __init__(
-        self, network: nn.Module, *, mean: Sequence[float], std: Sequence[float], num_classes: int
+        self,
+        network: nn.Module,
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        num_classes: int,
+        remote: Remote | None = None,
     ) -> None:
         super().__init__()
         self.network = network
+        self.remote = remote
         self.num_classes = num_classes
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
@@ -60,6 +92,12 @@ class Victim(nn.Module):
         self._last: tuple[Layer, ...] = ()
         self._usual: tuple[str, ...] = ()
         self.fingerprint = ""  # hash of all weights, once it is loaded for a run
+        self.prepared: dict[str, Any] = {}  # defenses attached to it, if it runs elsewhere
+
+    @property
+    def steady(self) -> bool:
+        """Identical images always get identical answers."""
+        return self.remote is None or self.remote.traits.steady
 
     def forward(self, images: Tensor) -> Tensor:
         """Classify images, (n, C, H, W) in [0, 1]; returns logits, (n, K)."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from benchmark.errors import StoreError
 from benchmark.spec import Look, Shard
+from benchmark.spending import Bills
 from benchmark.store import LOOKS, SHARDS, Store
 from benchmark.surroundings import Surroundings
 
@@ -48,6 +49,7 @@ class Report:
         error: Why it failed, one line; empty if it did not.
         fault: "" if it did not fail, "input" for a mistake in the input, "bug" for ours.
         found: What a step returned.
+        bills: What endpoints were asked for it.
     """
 
     names: tuple[str, ...] = ()
@@ -61,6 +63,7 @@ class Report:
     error: str = ""
     fault: str = ""
     found: object = None
+    bills: Bills = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -19,16 +19,21 @@ from benchmark.closeness import calibration_error, closeness
 from benchmark.data import Samples, Split
 from benchmark.defended import Defended
 from benchmark.defense import Defense
+from benchmark.facts import Traits
 from benchmark.fitting import attach, attach_part
+from benchmark.flags import LABELS_ALONE, OF_VICTIM
 from benchmark.loading import load_for
 from benchmark.rng import RowRng
+from benchmark.scores import Kind
 from benchmark.spec import Look
+from benchmark.spending import charge, counted
 from benchmark.stack import DefenseChoice, undefended
 from benchmark.streams import defense_streams
 from benchmark.surroundings import Surroundings
-from benchmark.victim import Victim
+from benchmark.victim import Remote, Victim
 
 _PROBED = 8  # images whose answers are compared alone and in company, and timed
+TRIALS = 5 * _PROBED  # queries besides those about each image, of a defense that is not timed
 _STEP = 1 / 255  # of the probe that ought to move an answer
 _SECONDS = 0.3  # of timing for each batch size
 
@@ -71,6 +76,7 @@ def run_look(look: Look, surroundings: Surroundings) -> dict[str, Any]:
     lost = base - right
     traits = stand.defended.defense.traits
     distances = closeness(answers[0], bare)
+    remote = stand.bare.victim.remote
     if "trained" in look.defense.record:  # another classifier: its logits have a scale of their own
         distances["logit_difference"] = None
     measured = {
@@ -85,9 +91,20 @@ def run_look(look: Look, surroundings: Surroundings) -> dict[str, Any]:
         "parameters": _parameters(stand.defended.victim, stand.defended.defense),
         "forward_equivalents": _forwards(stand, images[:_PROBED]),
         **_behaviour(stand, images[:_PROBED]),
-        "traits": ", ".join(name for name, holds in asdict(traits).items() if holds),
+        "traits": ", ".join([*_names(traits), *(_of_victim(remote) if remote else ())]),
     }
-    return {"measured": measured, "timing": _timing(stand, images)}
+    # How long an endpoint takes says little of its defense, and asking costs.
+    return {"measured": measured, "timing": {} if remote else _timing(stand, images)}
+
+
+def _names(traits: Traits) -> list[str]:
+    return [name for name, holds in asdict(traits).items() if holds]
+
+
+def _of_victim(remote: Remote) -> list[str]:
+    """What a victim that runs elsewhere says of itself, and flags have to know."""
+    shown = [LABELS_ALONE] * (remote.shows.kind is Kind.LABEL)
+    return [*(OF_VICTIM + name for name in _names(remote.traits)), *shown]
 
 
 def _stand(look: Look, surroundings: Surroundings) -> tuple[_Stand, Defended]:
@@ -112,8 +129,16 @@ def _parameters(victim: Victim, defense: Defense) -> int:
 
 
 def _forwards(stand: _Stand, images: Tensor) -> float:
-    """Floating point operations of a query over those of the bare victim, backward ones too."""
+    """Floating point operations of a query over those of the bare victim, backward ones too.
+
+    Of a victim that runs elsewhere it is the images that it is shown for a query.
+    """
     rows, spent = torch.arange(len(images), device=stand.device), []
+    if stand.bare.victim.remote:
+        with counted() as bills:
+            stand.defended.fresh().answer(images, rows, stand.streams("count"))
+        charge(bills)
+        return sum(bill.images for bill in bills.values()) / len(images)
     for one in (stand.defended.fresh(), stand.bare):
         counter = FlopCounterMode(display=False)
         counter.mod_tracker = _Untracked()

@@ -53,6 +53,8 @@ class AntiAdversary(Defense):
         steps: Number of steps, K.
     """
 
+    inside = True
+
     alpha: Annotated[float, Field(ge=0)] = 4 / 255
     steps: Annotated[int, Field(ge=1)] = 2
 

@@ -78,6 +78,8 @@ class Dent(Defense):
         optimiser: "adamod" or "adam".
     """
 
+    inside = True
+
     rate: Annotated[float, Field(ge=0)] = 6e-3
     steps: Annotated[int, Field(ge=1)] = 6
     loss: Literal["tent", "shot"] = "tent"

@@ -73,6 +73,8 @@ class Pni(Defense):
         eps: Radius of the training images, linf, pixel units of the [0, 1] range.
     """
 
+    inside = True
+
     alpha: Annotated[float, Field(ge=0)] = 0.1
     draw: Literal["per-row", "per-call"] = "per-row"
     epochs: Annotated[int, Field(ge=0)] = 0

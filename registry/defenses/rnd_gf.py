@@ -49,6 +49,7 @@ class RndGf(Rnd):
         rate: Largest learning rate.
     """
 
+    inside = True
     sigma: Annotated[float, Field(ge=0)] = 0.05
     trained: Annotated[float, Field(gt=0)] = 0.05
     draws: Annotated[int, Field(ge=1)] = 2

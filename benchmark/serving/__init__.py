@@ -1,0 +1,1 @@
+"""Classifiers over HTTP: the contract, the server of `bench serve`, the client of `http:`."""
