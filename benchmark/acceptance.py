@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import io
 import re
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pandas as pd
 from benchmark import store_check
 from benchmark.errors import SpecError, StoreError
 from benchmark.files import place
+from benchmark.joining import join
 from benchmark.measured import WORST_CASE
 from benchmark.recorded import NAMES, read_table
 from benchmark.records import AcceptedRow, names
@@ -23,7 +25,9 @@ _ASKED = ("images.parquet", "defense_timings.csv")  # large; different in equal 
 _NAME = r"[a-z0-9][a-z0-9.-]*(/[a-z0-9][a-z0-9.-]*)*"
 
 
-def accept(run: Path, name: str, why: str, root: Path, more: tuple[str, ...] = ()) -> AcceptedRow:
+def accept(
+    run: Path, name: str, why: str, root: Path, more: tuple[str, ...] = (), *, joins: bool = False
+) -> AcceptedRow:
     """Copy the tables of a finished run into a reference folder, and append to the log.
 
     Args:
@@ -32,6 +36,7 @@ def accept(run: Path, name: str, why: str, root: Path, more: tuple[str, ...] = (
         why: Reason, not empty.
         root: Folder of reference folders.
         more: Tables that are taken only if asked for, or if the folder has them already.
+        joins: What the folder has stays; what the run has besides is added.
 
     Returns:
         What was appended.
@@ -46,15 +51,20 @@ def accept(run: Path, name: str, why: str, root: Path, more: tuple[str, ...] = (
         raise SpecError(f"'{name}' names no reference folder: small letters, digits, '-', '.', '/'")
     _check(run)
     folder = root / name
-    taken = [*_ALWAYS, *(table for table in _FILLED if len(read_table(run / table)))]
+    tables = join(run, folder) if joins else _copied(run)
+    taken = [*_ALWAYS, *(table for table in _FILLED if tables[table].count(b"\n") > 1)]
     taken += [table for table in _ASKED if table in more or (folder / table).exists()]
-    row = _row(run, folder, name, " ".join(why.split()))
+    row = _row(run, folder, tables["cells.csv"], name, " ".join(why.split()))
     _append(root / LOG, row)  # first: no number changes without a reason
     for table in taken:
-        place(folder / table, (run / table).read_bytes())
+        place(folder / table, tables[table])
     for table in {*_ALWAYS, *_FILLED, *_ASKED} - {*taken}:  # of older numbers
         (folder / table).unlink(missing_ok=True)
     return row
+
+
+def _copied(run: Path) -> dict[str, bytes]:
+    return {table: (run / table).read_bytes() for table in (*_ALWAYS, *_FILLED, *_ASKED)}
 
 
 def _check(run: Path) -> None:
@@ -72,19 +82,19 @@ def _check(run: Path) -> None:
         raise StoreError(f"'{run}' cannot be accepted: {len(lost)} cells are not finished")
 
 
-def _row(run: Path, folder: Path, name: str, why: str) -> AcceptedRow:
+def _row(run: Path, folder: Path, cells: bytes, name: str, why: str) -> AcceptedRow:
     shards = read_table(run / "shards.csv")
     commits = sorted({*shards["commit"].dropna()})
     dirty = bool(shards["dirty"].isin([True]).any()) if commits else None
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
-    counts = _counts(folder / "cells.csv", run / "cells.csv")
+    counts = _counts(folder / "cells.csv", cells)
     return AcceptedRow(today, name, "+".join(commits) or None, dirty, *counts, why)
 
 
-def _counts(before: Path, after: Path) -> tuple[int, int, int, int]:
+def _counts(before: Path, after: bytes) -> tuple[int, int, int, int]:
     """Count cells that are the same, moved, new and gone, by the columns that both tables have."""
-    new = _texts(after)
-    old = _texts(before) if before.exists() else new.iloc[:0]
+    new = _texts(io.BytesIO(after), before)
+    old = _texts(before, before) if before.exists() else new.iloc[:0]
     columns = [name for name in old if name in new and name != "cell"]
     by = [name for name in NAMES if name in columns]
     cells = [
@@ -97,10 +107,10 @@ def _counts(before: Path, after: Path) -> tuple[int, int, int, int]:
     return same, len(shared) - same, fresh, gone
 
 
-def _texts(path: Path) -> pd.DataFrame:
+def _texts(source: Path | io.BytesIO, path: Path) -> pd.DataFrame:
     """Read `cells.csv` of any version, field by field as written, without worst cases."""
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        table = pd.read_csv(source, dtype=str, keep_default_na=False)
         return table[table["attack"] != WORST_CASE]
     except (OSError, ValueError, KeyError) as error:
         raise StoreError(f"cannot read '{path}': {' '.join(str(error).split())}") from None

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -46,11 +44,10 @@ def halvings(surroundings: Surroundings) -> int:
 
 
 def peak_memory(device: str) -> int:
-    """Most bytes that were in use at a time: of a GPU by this process, else of the process."""
-    if torch.device(device).type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return used if sys.platform == "darwin" else 1024 * used
+    """Most bytes of a GPU that this process had in use at a time; 0 on a CPU."""
+    if torch.device(device).type != "cuda":
+        return 0
+    return torch.cuda.max_memory_allocated(device)
 
 
 @dataclass
@@ -71,11 +68,10 @@ class Mark:
         self.halvings = max(self.halvings, halvings)
 
     def lines(self, device: str) -> list[str]:
-        """Say it in a line; in two, if memory ran out; in none, if nothing was done."""
-        if not self.memory:
-            return []
-        where = "a process" if torch.device(device).type == "cpu" else "of the GPU"
-        said = [f"peak memory: {self.memory / 2**30:.2f} GiB {where}"]
+        """Say how much of a GPU it was, and whether memory ran out, a line each."""
+        said = []
+        if self.memory and torch.device(device).type == "cuda":
+            said.append(f"peak memory: {self.memory / 2**30:.2f} GiB of the GPU")
         if self.halvings:
             said.append(
                 f"memory ran out: the batch was divided by {2**self.halvings}, and the work begun "

@@ -103,12 +103,17 @@ def made(store: Store) -> tuple[Finished, dict[str, bytes]]:
     store.damaged.clear()
     shards = list(store.intact())
     about = About(list(store.intact(LOOKS)), list(store.intact(CALIBRATIONS)))
+    found, tables = tables_of(shards, about)
+    return found, {**tables, "timings.csv": _csv(timing_table(shards))}
+
+
+def tables_of(shards: list[dict[str, Any]], about: About) -> tuple[Finished, dict[str, bytes]]:
+    """Make every table but that of times from contents of files."""
     settings = _settings(shards)
     found = Finished(shards, about, settings)
     tables = {
         "cells.csv": _cells(settings, about),
         "shards.csv": shard_table(shards),
-        "timings.csv": timing_table(shards),
         "defenses.csv": frame(about.rows(), DefenseRow, ORDERS["defenses.csv"]),
         "defense_timings.csv": frame(
             about.timings(), DefenseTimingRow, ORDERS["defense_timings.csv"]

@@ -44,7 +44,7 @@ class Report:
         steps: Steps done that shards wait for.
         images: Images it attacked.
         queries: Queries it asked, counted or not.
-        memory: Most bytes in use at a time, by the process or of the GPU.
+        memory: Most bytes of a GPU in use at a time.
         halvings: How often the batch had to be halved because memory ran out.
         error: Why it failed, one line; empty if it did not.
         fault: "" if it did not fail, "input" for a mistake in the input, "bug" for ours.

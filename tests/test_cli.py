@@ -71,8 +71,7 @@ def test_the_version_is_printed(bench):
 def test_a_piped_run_prints_one_plain_table_with_the_undefended_row_first(tmp_path, kept):
     more = ["--defenses", "rnd", *SMALL, "--out", "out"]
     done = piped("run", "--attacks", "square", *more, cwd=tmp_path)
-    assert done.returncode == 0
-    assert re.fullmatch(r"peak memory: \d+\.\d\d GiB a process\n", done.stderr)
+    assert (done.returncode, done.stderr) == (0, "")
     assert not re.search(r"[^\n -~]", done.stdout)
     lines = done.stdout.splitlines()
     (head,) = (n for n, line in enumerate(lines) if line.split()[:2] == ["defense", "attack"])

@@ -59,11 +59,14 @@ def accept(
     timings: Annotated[
         bool, typer.Option("--timings", help="Take defense_timings.csv, which leaderboards show.")
     ] = False,
+    joins: Annotated[
+        bool, typer.Option("--join", help="Add to what the folder has, instead of replacing it.")
+    ] = False,
     reference: Reference = Path("results/reference"),
 ) -> None:
     """Take the tables of a run among the reference results, and record why."""
     more = (*["images.parquet"] * images, *["defense_timings.csv"] * timings)
-    row = acceptance.accept(run, name, why, reference, more)
+    row = acceptance.accept(run, name, why, reference, more, joins=joins)
     typer.echo(
         f"{reference / name}: {row.added} cells added, {row.moved} moved, {row.removed} removed, "
         f"{row.same} as they were; recorded in {reference / acceptance.LOG}"
