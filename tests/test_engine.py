@@ -32,7 +32,7 @@ BUDGETS = (1, 2, 3, 7, 100)
 
 def shards(**given):
     """Plan a request; one shard for each cell, the undefended first."""
-    defaults = {"attacks": "square", "images": 8, "queries": 40, "eps": 0.1}
+    defaults = {"attacks": "square[p=0.05]", "images": 8, "queries": 40, "eps": 0.1}
     return plan(draft(make_request(**{**defaults, **given}), HERE), HERE).shards
 
 

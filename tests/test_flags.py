@@ -75,7 +75,7 @@ def test_flags_stand_in_the_table_and_are_told_with_the_run(flagged):
 
 
 def test_a_label_attack_that_beats_score_attacks_is_flagged_with_the_run(flagged):
-    flagged("stairs", attacks="square,rays", images=30, queries=100)
+    flagged("stairs", attacks="square[p=0.05],rays", images=30, queries=100)
 
 
 def test_hits_that_are_never_confirmed_are_flagged_with_the_run(flagged):

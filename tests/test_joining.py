@@ -2,90 +2,98 @@
 
 from __future__ import annotations
 
+import re
+import shutil
+
 import command
-import pandas as pd
 import pytest
 from command import refused
 
+from benchmark import api, inspection
+from benchmark.defense_records import CalibrationRow
+from benchmark.records import names
+from benchmark.store import CALIBRATIONS, Store
+
 bench = command.bench
-ASKED = ["--images", "4", "--queries", "6", "--shard", "2", "--jobs", "1", "--draws", "2"]
-TAKEN = ["--images", "--timings"]
+TABLES = ("cells.csv", "shards.csv", "comparisons.csv", "defenses.csv", "flags.csv")
+WHOLE = (*TABLES, "calibrations.csv", "images.parquet")
+
+
+def calibrated(folder, *defenses):
+    """Plant strengths as a search leaves them."""
+    for defense in defenses:
+        row = dict.fromkeys(names(CalibrationRow), 0) | {"defense": defense, "target": 1.0}
+        text = {"dataset": "mnist", "model": "mnist-cnn", "knob": "sigma", "split": "calibrate"}
+        more = {"matched": f"{defense}[sigma=1]", "saturated": False}
+        content = {"rows": [row | text | more], "points": []}
+        Store(folder).write(f"{len(defense):016x}", content, CALIBRATIONS)
+    inspection.collect(folder)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Two runs, and one that did the work of both."""
+    root = tmp_path_factory.mktemp("joining")
+    asked = dict(attacks="square,nes", images=4, queries=6, shard=2, jobs=1, draws=2, votes=3)
+    for folder, defenses in (("first", "rnd"), ("second", "ornd"), ("both", "ornd,rnd")):
+        api.run(defenses=defenses, out=root / folder, **asked)
+        calibrated(root / folder, *defenses.split(","))
+    return root
 
 
 @pytest.fixture
-def call(bench):
-    def run(out, defenses, *more):
-        attacks = ["--attacks", "square,nes"]
-        done = bench("run", *attacks, "--defenses", defenses, *ASKED, "--out", out, *more)
-        assert done.code == 0, done.err
-
-    return run
-
-
-@pytest.fixture
-def accept(bench):
-    def call(run, *more, name="mine"):
-        return bench("accept", run, name, "--why", "w", "--reference", "reference", *more)
+def accept(bench, runs):
+    def call(run, *more):
+        run = runs / run
+        return bench("accept", run, "mine", "--why", "w", "--reference", "reference", *more)
 
     return call
 
 
-@pytest.mark.parametrize("more", [(), ("--match-drop", "10")])
-def test_a_run_joins_as_if_it_had_been_there_from_the_start(call, accept, bench, tmp_path, more):
-    call("first", "rnd,rounding", *more)
-    call("second", "ornd", *more)
-    call("first", "ornd", *more, "--out", "both")
-    call("both", "rnd,rounding", *more)
-    accept("first", *TAKEN)
+@pytest.fixture
+def mine(tmp_path):
+    return tmp_path / "reference" / "mine"
+
+
+def test_a_run_joins_as_if_it_had_been_there_from_the_start(accept, bench, runs, mine):
+    accept("first", "--images", "--timings")
     said = accept("second", "--join").out
-    assert "2 cells added, 0 moved, 0 removed" in said
-    folder = tmp_path / "reference" / "mine"
-    for name in ("cells", "shards", "comparisons", "defenses", "flags"):
-        found = (folder / f"{name}.csv").read_bytes()
-        assert found == (tmp_path / "both" / f"{name}.csv").read_bytes(), name
-    assert (folder / "images.parquet").read_bytes() == (
-        tmp_path / "both" / "images.parquet"
-    ).read_bytes()
-    if more:
-        found = (folder / "calibrations.csv").read_bytes()
-        assert found == (tmp_path / "both" / "calibrations.csv").read_bytes()
-    looks = set(pd.read_csv(folder / "defenses.csv")["look"])
-    assert set(pd.read_csv(folder / "defense_timings.csv")["look"]) == looks
-    assert bench("verify", "reference").out == "nothing wrong found\n"
+    assert "2 cells added, 0 moved, 0 removed, 4 as they were" in said
+    for name in WHOLE:
+        assert (mine / name).read_bytes() == (runs / "both" / name).read_bytes(), name
+    rows = [
+        (folder / "defense_timings.csv").read_text().splitlines()
+        for folder in (mine, runs / "both")
+    ]
+    assert [line.split(",")[0] for line in rows[0]] == [line.split(",")[0] for line in rows[1]]
+    done = bench("leaderboard", "--reference", "reference", "--out", "boards")
+    assert done.code == 0, done.err
+    board = (mine.parents[1] / "boards" / "mine.md").read_text(encoding="utf-8")
+    assert all(re.search(rf"\| +{defense} +\|", board) for defense in ("rnd", "ornd"))
 
 
-def test_what_both_have_stays_the_references(call, accept, tmp_path):
-    call("first", "rnd")
-    accept("first", *TAKEN)
-    before = (tmp_path / "reference" / "mine" / "cells.csv").read_bytes()
+def test_what_both_have_stays_the_references(accept, mine):
+    accept("first", "--images")
+    before = (mine / "cells.csv").read_bytes()
     assert "0 cells added, 0 moved, 0 removed, 4 as they were" in accept("first", "--join").out
-    assert (tmp_path / "reference" / "mine" / "cells.csv").read_bytes() == before
+    assert (mine / "cells.csv").read_bytes() == before
 
 
-def test_without_images_nothing_joins(call, accept, tmp_path):
-    call("first", "rnd")
+def test_without_images_nothing_joins_and_nothing_is_recorded(accept, mine):
     assert "has no images.parquet" in refused(accept("first", "--join"))
     accept("first")
-    log = (tmp_path / "reference" / "accepted.csv").read_bytes()
+    log = (mine.parent / "accepted.csv").read_bytes()
     assert "has no images.parquet" in refused(accept("first", "--join"))
-    assert (tmp_path / "reference" / "accepted.csv").read_bytes() == log
+    assert (mine.parent / "accepted.csv").read_bytes() == log
 
 
-def test_images_of_another_run_are_refused(call, accept, tmp_path):
-    call("first", "rnd")
-    call("second", "ornd")
-    accept("first", *TAKEN)
-    images = (tmp_path / "second" / "images.parquet").read_bytes()
-    (tmp_path / "reference" / "mine" / "images.parquet").write_bytes(images)
+def test_images_of_another_run_are_refused(accept, runs, mine):
+    accept("first", "--images")
+    shutil.copy(runs / "second" / "images.parquet", mine)
     assert "not of the same run" in refused(accept("second", "--join"))
 
 
-def test_joined_defenses_are_ranked_together(call, accept, bench, tmp_path):
-    call("first", "rnd")
-    call("second", "ornd")
-    accept("first", *TAKEN)
-    accept("second", "--join")
-    done = bench("leaderboard", "--reference", "reference", "--out", "boards")
-    assert done.code == 0, done.err
-    board = (tmp_path / "boards" / "mine.md").read_text(encoding="utf-8")
-    assert "rnd" in board and "ornd" in board
+def test_a_reference_without_a_table_is_named(accept, mine):
+    accept("first", "--images")
+    (mine / "defenses.csv").unlink()
+    assert "has no defenses.csv" in refused(accept("second", "--join"))
