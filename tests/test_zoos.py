@@ -13,6 +13,8 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from support import refusal
+from test_models import shared
 from torch import nn
 
 from benchmark.checkpoints import fingerprint
@@ -22,8 +24,6 @@ from benchmark.errors import DataError, RegistryError, SpecError
 from benchmark.loading import load_dataset, load_victim
 from benchmark.victim import ModelRequest
 from registry.models import packaged, robustbench_zoo, timm_zoo, torch_hub
-from tests.support import refusal
-from tests.test_models import shared
 
 HUBCONF = """
 import torch
