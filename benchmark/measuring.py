@@ -19,6 +19,7 @@ from benchmark.errors import StoreError
 from benchmark.files import place
 from benchmark.fitting import attach
 from benchmark.loading import load_dataset, load_for
+from benchmark.room import within_memory
 from benchmark.spec import Part, digest
 from benchmark.stack import DefenseChoice, undefended
 from benchmark.streams import defense_streams
@@ -94,6 +95,9 @@ class Search:
             BenchError: If the defense breaks a rule, or the cache cannot be written.
         """
         surroundings.load_plugins()
+        return within_memory(self._found, surroundings)
+
+    def _found(self, surroundings: Surroundings) -> Points:
         looks = _looks(self.subject, self.split, surroundings)
         known = read(self.file, surroundings)
         curve = _curve(DefenseChoice.parse(self.defense), looks, known)

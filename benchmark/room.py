@@ -12,6 +12,7 @@ from benchmark.surroundings import Surroundings
 
 T = TypeVar("T")
 
+_MOST = 24  # halvings; work that asks for no batch would be begun again for ever
 # By device and batch that was asked for: what did not fit once does not fit later.
 _halvings: dict[tuple[str, int | None], int] = {}
 
@@ -28,12 +29,15 @@ def within_memory(do: Callable[[Surroundings], T], surroundings: Surroundings) -
 
     Raises:
         VictimError: If a single image in a forward pass is too much.
+        torch.OutOfMemoryError: If it does not depend on the batch.
     """
     while True:
         here = replace(surroundings, halvings=halvings(surroundings))
         try:
             return do(here)
         except torch.OutOfMemoryError:
+            if here.halvings == _MOST:
+                raise
             _halvings[here.device, here.batch] = here.halvings + 1
         torch.cuda.empty_cache()  # only now: the error held the tensors of the failed attempt
 

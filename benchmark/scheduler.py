@@ -174,7 +174,7 @@ def _look(look: Look, surroundings: Surroundings, store: Store) -> Report:
 def _prepare(step: Step, surroundings: Surroundings, store: Store) -> Report:
     report = Report((step.name,), steps=1)
     try:
-        found = within_memory(step.run, surroundings)
+        found = step.run(surroundings)
     except StoreError:  # no room for what it made: that ends the run, as it does for shards
         raise
     except Exception as error:  # noqa: BLE001 - as for shards

@@ -58,6 +58,18 @@ def test_one_image_that_does_not_fit_ends_it_in_a_line():
     assert "single image" in message and "--shard" in message
 
 
+def test_work_that_no_batch_makes_smaller_is_not_begun_for_ever():
+    seen = []
+
+    def do(surroundings):
+        seen.append(surroundings.halvings)
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        room.within_memory(do, HERE)
+    assert seen == list(range(25))
+
+
 def test_other_errors_pass():
     def do(_surroundings):
         raise KeyError("ours")
