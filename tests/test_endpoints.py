@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
+import sys
 import time
 from pathlib import Path
 
@@ -365,9 +365,7 @@ def test_less_can_be_told_from_more(has, asks, enough):
 
 
 def test_what_is_not_installed_is_named(loaded, monkeypatch):
-    find = importlib.util.find_spec
-    hide = {"urllib3": lambda _name: None}
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: hide.get(name, find)(name))
+    monkeypatch.setitem(sys.modules, "urllib3", None)
     assert "pip install 'querybench[http]'" in refusal(SpecError, lambda: loaded("http://x"))
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import signal
 import socket
+import sys
 import threading
 import time
 
 import command
 import numpy as np
 import pytest
-import served
 import torch
 from served import Caller, body, command_serving, grey, serving
 
@@ -337,9 +337,6 @@ def test_a_port_that_is_taken_is_one_line(bench):
 
 
 def test_what_is_not_installed_is_named(bench, monkeypatch):
-    found = served.server.__spec__
-    monkeypatch.setattr(
-        "importlib.util.find_spec", lambda name: None if name == "uvicorn" else found
-    )
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
     outcome = bench("serve")
     assert outcome.code == 2 and "pip install 'querybench[serve]'" in outcome.err

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from typing import Annotated, Any
 
 import typer
@@ -21,7 +20,7 @@ from benchmark.commands.options import (
     WeightsRoot,
 )
 from benchmark.config import load_config
-from benchmark.errors import SpecError
+from benchmark.extras import load_extra
 from benchmark.request import make_request
 from benchmark.surroundings import Surroundings, choose_device
 
@@ -49,8 +48,7 @@ def serve(
 ) -> None:
     """Answer clients over HTTP from a defended victim, until Ctrl-C (docs/endpoints.md)."""
     for package in ("starlette", "uvicorn"):
-        if importlib.util.find_spec(package) is None:
-            raise SpecError(f"bench serve needs {package}: pip install 'querybench[serve]'")
+        load_extra(package, "serve", "bench serve")
     places = load_config(data_root, weights_root, checkpoint, config, cache)
     where = Surroundings(places, tuple(plugin or ()), choose_device(device or "cpu"), batch)
     where.load_plugins()

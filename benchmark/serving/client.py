@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import json
 from typing import Any
 
@@ -13,6 +11,7 @@ from torch import Tensor, nn
 
 from benchmark.endpoints import Endpoint
 from benchmark.errors import SpecError, VictimError
+from benchmark.extras import load_extra
 from benchmark.serving.contract import Description, read_answer, written_question
 from benchmark.serving.pace import Pace
 from benchmark.spending import Bill, charge
@@ -35,9 +34,7 @@ class Line:
     """
 
     def __init__(self, endpoint: Endpoint, pace: Pace | None) -> None:
-        if importlib.util.find_spec("urllib3") is None:
-            raise SpecError("model 'http' needs urllib3: pip install 'querybench[http]'")
-        self._library: Any = importlib.import_module("urllib3")
+        self._library = load_extra("urllib3", "http", "model 'http'")
         self._endpoint, self._pace = endpoint, pace
         checks = "CERT_REQUIRED" if endpoint.check_certificate else "CERT_NONE"
         self._pool = self._library.PoolManager(
