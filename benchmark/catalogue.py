@@ -1,4 +1,4 @@
-"""The catalogues of attacks, defenses, models and data sets, and how entries join them."""
+"""The catalogues of entries of each kind, and how these join them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from benchmark import params
 from benchmark.entry import Choice, Entry, F, Member
 from benchmark.eot import PARAMETERS
 from benchmark.errors import RegistryError, SpecError, suggestion
-from benchmark.facts import AttackFacts, DatasetFacts, DefenseFacts, ModelFacts
+from benchmark.facts import AttackFacts, DatasetFacts, DefenseFacts, ModelFacts, StealerFacts
 from benchmark.ref import Ref
 
 _PACKAGE = "registry"
@@ -126,8 +126,9 @@ ATTACKS: Catalogue[AttackFacts] = Catalogue("attack")
 DEFENSES: Catalogue[DefenseFacts] = Catalogue("defense")
 MODELS: Catalogue[ModelFacts] = Catalogue("model")
 DATASETS: Catalogue[DatasetFacts] = Catalogue("dataset")
+STEALERS: Catalogue[StealerFacts] = Catalogue("stealing attack")
 
-_GROUPS = ("attacks", "defenses", "models", "datasets")
+_GROUPS = ("attacks", "defenses", "models", "datasets", "stealing")
 _loaded: set[str] = set()
 _alone = threading.RLock()  # two threads that import at once would register everything twice
 
@@ -185,7 +186,7 @@ def _import(path: Path, name: str) -> None:
 
 
 def _of_module(name: str) -> list[tuple[Catalogue[Any], Entry[Any]]]:
-    catalogues: tuple[Catalogue[Any], ...] = (ATTACKS, DEFENSES, MODELS, DATASETS)
+    catalogues: tuple[Catalogue[Any], ...] = (ATTACKS, DEFENSES, MODELS, DATASETS, STEALERS)
     return [(kind, entry) for kind in catalogues for entry in kind if entry.module == name]
 
 

@@ -15,12 +15,12 @@ from pydantic_core import to_jsonable_python
 
 from benchmark import params
 from benchmark.errors import RegistryError, suggestion
-from benchmark.facts import AttackFacts, DatasetFacts, DefenseFacts, ModelFacts
+from benchmark.facts import AttackFacts, DatasetFacts, DefenseFacts, ModelFacts, StealerFacts
 from benchmark.ref import display
 
 _PACKAGE = "registry"  # where ours are
 
-F = TypeVar("F", AttackFacts, DefenseFacts, ModelFacts, DatasetFacts)
+F = TypeVar("F", AttackFacts, DefenseFacts, ModelFacts, DatasetFacts, StealerFacts)
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,10 @@ class Member:
 
 @dataclass(frozen=True)
 class Entry(Generic[F]):
-    """One registered attack, defense, model or data set.
+    """One registered attack, defense, model, data set or stealing attack.
 
     Attributes:
-        kind: "attack", "defense", "model" or "dataset".
+        kind: "attack", "defense", "model", "dataset" or "stealing attack".
         name: Name as users write it.
         build: The function or class that was decorated.
         facts: What the entry declares about itself.
@@ -89,8 +89,9 @@ class Entry(Generic[F]):
 
     @property
     def summary(self) -> str:
-        """First line of the docstring; of a defense, whose class shows a formula, of its file."""
-        file = inspect.getdoc(sys.modules[self.module]) if self.kind == "defense" else ""
+        """First line of the docstring; of a class, whose own shows a formula, that of its file."""
+        classes = self.kind in {"defense", "stealing attack"}
+        file = inspect.getdoc(sys.modules[self.module]) if classes else ""
         return (file or inspect.getdoc(self.build) or "").partition("\n")[0]
 
 

@@ -184,3 +184,22 @@ class DatasetFacts:
     model: str = ""
     eps: dict[Norm, float] = field(default_factory=dict)
     version: int = 1
+
+
+@dataclass(frozen=True)
+class StealerFacts:
+    """Facts of a stealing attack.
+
+    Attributes:
+        source: Where it comes from.
+        asks: It asks the victim; one that does not is a line of reference.
+        presets: Settings of papers and code bases, by name.
+        examples: Parameters under which the contract tests it besides the defaults.
+        version: Raised when its behaviour changes; part of every result's key.
+    """
+
+    source: Source
+    asks: bool = True
+    presets: Mapping[str, Preset] = field(default_factory=dict)
+    examples: tuple[str, ...] = ()
+    version: int = 1

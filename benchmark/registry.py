@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from benchmark.catalogue import ATTACKS, DATASETS, DEFENSES, MODELS
+from benchmark.catalogue import ATTACKS, DATASETS, DEFENSES, MODELS, STEALERS
 from benchmark.defense import Defense
 from benchmark.entry import Member
 from benchmark.errors import RegistryError
@@ -17,8 +17,10 @@ from benchmark.facts import (
     ModelFacts,
     Preset,
     Source,
+    StealerFacts,
     Traits,
 )
+from benchmark.stealing.stealer import Stealer
 from benchmark.types import Access, Aim, Goal, Norm
 
 __all__ = [
@@ -33,10 +35,12 @@ __all__ = [
     "defense",
     "family",
     "model",
+    "stealer",
 ]
 
 C = TypeVar("C", bound=Callable[..., Any])
 D = TypeVar("D", bound=type[Defense])
+S = TypeVar("S", bound=type[Stealer])
 
 
 def attack(  # noqa: PLR0913 - one argument a fact
@@ -167,6 +171,35 @@ def dataset(
 
     def register(build: C) -> C:
         DATASETS.add(build.__name__, build, facts)
+        return build
+
+    return register
+
+
+def stealer(
+    *,
+    source: Source,
+    asks: bool = True,
+    presets: Mapping[str, Preset] | None = None,
+    examples: tuple[str, ...] = (),
+    version: int = 1,
+) -> Callable[[S], S]:
+    """Register a subclass of `Stealer`; its name is the name of its file.
+
+    The arguments are the fields of `StealerFacts`.
+
+    Raises:
+        RegistryError: If the class is no `Stealer`.
+    """
+    facts = StealerFacts(source, asks, presets or {}, examples, version)
+
+    def register(build: S) -> S:
+        if not issubclass(build, Stealer):
+            raise RegistryError(
+                f"'{build.__name__}' must inherit benchmark.stealing.stealer.Stealer"
+            )
+        name = build.__module__.rpartition(".")[2].removeprefix("querybench_plugin_")
+        STEALERS.add(name, build, facts)
         return build
 
     return register

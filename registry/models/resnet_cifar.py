@@ -61,11 +61,12 @@ class CifarResNet(nn.Module):
     Args:
         blocks: Blocks in each stage, n; the network has 6n+2 layers.
         num_classes: Number of classes K.
+        channels: Channels of the images.
     """
 
-    def __init__(self, blocks: int, num_classes: int) -> None:
+    def __init__(self, blocks: int, num_classes: int, channels: int = 3) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
+        self.conv1 = nn.Conv2d(channels, 16, 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
         self.layer1 = _stage(blocks, 16, 16)
         self.layer2 = _stage(blocks, 16, 32)

@@ -1,0 +1,1 @@
+"""Stealing a victim by its answers, and what a stolen copy is good for."""

@@ -1,0 +1,1 @@
+"""Stealing attacks, one file each."""
