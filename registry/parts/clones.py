@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from enum import StrEnum
 
 from torch import Tensor, nn
@@ -68,7 +69,7 @@ class WideResNet(nn.Module):
         widths = (16, 16 * _WIDTH, 32 * _WIDTH, 64 * _WIDTH)
         stages = [
             _stage(inputs, outputs, 1 if place == 0 else 2)
-            for place, (inputs, outputs) in enumerate(zip(widths, widths[1:], strict=False))
+            for place, (inputs, outputs) in enumerate(itertools.pairwise(widths))
         ]
         self.stages = nn.Sequential(*stages)
         self.bn = nn.BatchNorm2d(widths[-1])
