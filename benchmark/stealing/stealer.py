@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -112,7 +112,8 @@ class Stealer:
                 setattr(self, name, state[name])
 
     def _lasting(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "scene"}
+        given = {"scene", *(field.name for field in fields(cast(Any, self)))}  # parameters
+        return {name: value for name, value in vars(self).items() if name not in given}
 
 
 def _put_away(value: Any) -> Any:
