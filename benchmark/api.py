@@ -118,7 +118,8 @@ def run(
     return pd.concat(tables, ignore_index=True)
 
 
-def _warn(lines: Sequence[str], console: Console) -> None:
+def warn(lines: Sequence[str], console: Console) -> None:
+    """Print warnings, a line each."""
     for line in lines:
         console.print(f"warning: {line}", markup=False, highlight=False, soft_wrap=True)
 
@@ -165,12 +166,14 @@ def _execute(
     for line in dict.fromkeys(line for one in plans for line in one.left_out):
         console.print(f"left out: {line}", markup=False, highlight=False, soft_wrap=True)
     found = zip(rosters, plans, strict=True)
-    doubts = [line for one, planned in found for line in _keep(planned.calibrations, one, store)]
-    _warn(list(dict.fromkeys(doubts)), console)
+    doubts = [
+        line for one, planned in found for line in keep_strengths(planned.calibrations, one, store)
+    ]
+    warn(list(dict.fromkeys(doubts)), console)
     shards = list({shard.key: shard for one in plans for shard in one.shards}.values())
     looks = list({look.key: look for one in plans for look in one.looks}.values())
     todo, unseen, damage = missing(shards, looks, store)
-    _warn(damage, console)
+    warn(damage, console)
     if len(todo) < len(shards):
         console.print(f"{len(shards) - len(todo)} of {len(shards)} shards are done already")
     try:
@@ -186,14 +189,14 @@ def _execute(
             ended = execute(work, surroundings, store, workers, told, costs)
     finally:
         finished = rebuild(store)
-    _warn(_once_failed([*prepared.repaired, *ended.repaired]), console)
-    _warn([f"{line}; it is missing in the tables" for line in store.damaged], console)
+    warn(_once_failed([*prepared.repaired, *ended.repaired]), console)
+    warn([f"{line}; it is missing in the tables" for line in store.damaged], console)
     if failed := [*prepared.failed.values(), *ended.failed]:
         holes = [name_of(shard) for one in plans for shard in one.waiting]
         raise ShardsFailedError(failed, out, holes)
     for line in most.lines(surroundings.device):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-    _warn(_flagged(finished, shards), console)
+    warn(_flagged(finished, shards), console)
     return [_cells(finished, planned.shards) for planned in plans]
 
 
@@ -201,7 +204,7 @@ def _once_failed(reports: Sequence[Report]) -> list[str]:
     return [f"{'; '.join(one.names)}: once failed: {one.error}" for one in reports]
 
 
-def _keep(calibrations: Sequence[Calibration], called: Roster, store: Store) -> list[str]:
+def keep_strengths(calibrations: Sequence[Calibration], called: Roster, store: Store) -> list[str]:
     """Store the strengths that were found; say what is doubtful in them, a line each."""
     for one in calibrations:
         keep(one, called.subject, store)
@@ -256,9 +259,9 @@ def _search(
     store = Store(out)
     prepared = prepare([called], surroundings, store, Workers(jobs), console)
     found = muster(called, surroundings, prepared.fresh)
-    _warn(_keep(found.calibrations, called, store), console)
+    warn(keep_strengths(found.calibrations, called, store), console)
     rebuild(store)
-    _warn(_once_failed(prepared.repaired), console)
+    warn(_once_failed(prepared.repaired), console)
     if prepared.failed:
         raise ShardsFailedError(list(prepared.failed.values()), out)
     return found.calibrations

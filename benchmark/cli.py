@@ -15,6 +15,7 @@ from benchmark.commands.publishing import leaderboard
 from benchmark.commands.regression import accept, regress
 from benchmark.commands.running import calibrate, run
 from benchmark.commands.serving import serve
+from benchmark.commands.stealing import steal
 from benchmark.commands.stores import collect, status, verify
 from benchmark.errors import BenchError
 
@@ -29,7 +30,7 @@ app = typer.Typer(
 # Newer versions of typer carry their own click: its base of all usage errors, by way of a child.
 _UsageError: type[BaseException] = typer.BadParameter.__mro__[2]
 _COMMANDS = (
-    *(run, plan, calibrate, serve, compare, leaderboard, regress, accept),
+    *(run, plan, calibrate, steal, serve, compare, leaderboard, regress, accept),
     *(list_, show, check, status, collect, verify),
 )
 for _command in _COMMANDS:

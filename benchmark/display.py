@@ -67,15 +67,15 @@ class Progress:
             )
 
 
-def training(console: Console) -> Callable[[str, float], None]:
-    """Make what is told of training: a line when it begins, and now and then on the way."""
+def told_of(console: Console, doing: str) -> Callable[[str, float], None]:
+    """Make what is told of long work: a line when it begins, and now and then on the way."""
     shown: dict[str, float] = {}
 
     def told(name: str, done: float) -> None:
         now = time.monotonic()
         if name not in shown or now - shown[name] > _EVERY or done >= 1.0:
             shown[name] = now
-            console.print(f"training {name}: {100 * done:.0f} %", markup=False, highlight=False)
+            console.print(f"{doing} {name}: {100 * done:.0f} %", markup=False, highlight=False)
 
     return told
 

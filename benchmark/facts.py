@@ -193,6 +193,7 @@ class StealerFacts:
     Attributes:
         source: Where it comes from.
         asks: It asks the victim; one that does not is a line of reference.
+        planned: Its schedule is stretched to the budget: at earlier checkpoints it is on the way.
         presets: Settings of papers and code bases, by name.
         examples: Parameters under which the contract tests it besides the defaults.
         version: Raised when its behaviour changes; part of every result's key.
@@ -200,6 +201,7 @@ class StealerFacts:
 
     source: Source
     asks: bool = True
+    planned: bool = False
     presets: Mapping[str, Preset] = field(default_factory=dict)
     examples: tuple[str, ...] = ()
     version: int = 1

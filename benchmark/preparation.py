@@ -10,7 +10,7 @@ from typing import cast
 from rich.console import Console
 
 from benchmark.backends import Workers
-from benchmark.display import training
+from benchmark.display import told_of
 from benchmark.errors import StoreError
 from benchmark.fitting import attach, untrained
 from benchmark.loading import load_dataset, load_for, load_victim
@@ -59,7 +59,7 @@ class Training:
         """
         surroundings.load_plugins()
         data, victim = load_for(self.subject, surroundings.config, surroundings.device)
-        told = training(Console(stderr=True))
+        told = told_of(Console(stderr=True), "training")
         cache = surroundings.config.cache_folder
         attach(DefenseChoice.parse(self.defense), victim, data, cache, told)
 

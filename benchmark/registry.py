@@ -180,6 +180,7 @@ def stealer(
     *,
     source: Source,
     asks: bool = True,
+    planned: bool = False,
     presets: Mapping[str, Preset] | None = None,
     examples: tuple[str, ...] = (),
     version: int = 1,
@@ -191,7 +192,7 @@ def stealer(
     Raises:
         RegistryError: If the class is no `Stealer`.
     """
-    facts = StealerFacts(source, asks, presets or {}, examples, version)
+    facts = StealerFacts(source, asks, planned, presets or {}, examples, version)
 
     def register(build: S) -> S:
         if not issubclass(build, Stealer):

@@ -18,6 +18,7 @@ from benchmark.spec import SCHEMA, digest
 
 _STALE = 3600.0  # seconds after which a temporary file was left by a killed run
 SHARDS, LOOKS, CALIBRATIONS = "shards", "looks", "calibrations"
+THEFTS, TRANSFERS = "thefts", "transfers"
 
 
 class Store:

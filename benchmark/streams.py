@@ -14,7 +14,7 @@ from benchmark.spec import Part
 def attack_streams(part: Part, seed: int, ids: Iterable[int], device: torch.device) -> RowRng:
     """Streams of an attack; not of the defense: the same draws make comparisons paired."""
     names = ("attack", seed, part.record["name"], part.record["parameters"])
-    return _streams(names, ids, device)
+    return named_streams(names, ids, device)
 
 
 def defense_streams(
@@ -29,8 +29,9 @@ def defense_streams(
         ids: Position of each image in the data set.
         device: Device of the run.
     """
-    return _streams((purpose, seed, name), ids, device)
+    return named_streams((purpose, seed, name), ids, device)
 
 
-def _streams(names: tuple[Any, ...], ids: Iterable[int], device: torch.device) -> RowRng:
+def named_streams(names: tuple[Any, ...], ids: Iterable[int], device: torch.device) -> RowRng:
+    """Streams of any name, one for each image."""
     return RowRng([seed_from(*names, image) for image in ids], device)

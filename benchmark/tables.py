@@ -104,7 +104,7 @@ def made(store: Store) -> tuple[Finished, dict[str, bytes]]:
     shards = list(store.intact())
     about = About(list(store.intact(LOOKS)), list(store.intact(CALIBRATIONS)))
     found, tables = tables_of(shards, about)
-    return found, {**tables, "timings.csv": _csv(timing_table(shards))}
+    return found, {**tables, "timings.csv": csv_bytes(timing_table(shards))}
 
 
 def tables_of(shards: list[dict[str, Any]], about: About) -> tuple[Finished, dict[str, bytes]]:
@@ -122,7 +122,7 @@ def tables_of(shards: list[dict[str, Any]], about: About) -> tuple[Finished, dic
         "comparisons.csv": comparison_table(settings, about),
         "flags.csv": found.flags(),
     }
-    written = {name: _csv(table) for name, table in tables.items()}
+    written = {name: csv_bytes(table) for name, table in tables.items()}
     return found, {**written, "images.parquet": _parquet(image_table(shards))}
 
 
@@ -235,7 +235,8 @@ def frame(rows: list[dict[str, Any]], kind: type[Any], order: list[str]) -> pd.D
     return frame.sort_values(order, ignore_index=True)
 
 
-def _csv(frame: pd.DataFrame) -> bytes:
+def csv_bytes(frame: pd.DataFrame) -> bytes:
+    """Write a table as text that is the same for the same numbers."""
     measured = {name: DIGITS for name in frame.columns if name not in _EXACT}
     return frame.round(measured).to_csv(index=False, lineterminator="\n").encode()
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from benchmark.choices import check_shown
 from benchmark.data import Split
 from benchmark.defended import Defended
-from benchmark.display import training
+from benchmark.display import told_of
 from benchmark.errors import SpecError
 from benchmark.fitting import attach
 from benchmark.loading import load_dataset, load_victim
@@ -44,7 +44,7 @@ def opened(request: Request, surroundings: Surroundings, max_images: int) -> tup
     data = load_dataset(dataset.text, config)
     bare = load_victim(model.text, dataset.text, config, device)
     choice = DefenseChoice.parse(request.defenses[0])
-    told = training(Console(stderr=True))
+    told = told_of(Console(stderr=True), "training")
     defense, victim = attach(choice, bare, data, config.cache_folder, told)
     image = data.take(Split.EVAL, 1).images[0]
     # Queries of one client are no company of each other: a coupled defense sees them one by one.

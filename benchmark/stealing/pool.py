@@ -70,3 +70,9 @@ def fitted(images: Tensor, shape: tuple[int, int, int]) -> Tensor:
     if images.shape[2:] != (height, width):
         images = interpolate(images, (height, width), mode="bilinear", antialias=True)
     return images.clamp(0.0, 1.0).contiguous()
+
+
+def image_shape(images: Tensor) -> tuple[int, int, int]:
+    """Shape of one of some images, (n, C, H, W)."""
+    _, channels, height, width = images.shape
+    return channels, height, width

@@ -68,6 +68,10 @@ class Stealer:
     scene: Scene
     clone: nn.Module
 
+    def blank(self, channels: int, num_classes: int) -> nn.Module:
+        """Build the clone's network with whatever weights: those of a clone are loaded into it."""
+        raise NotImplementedError
+
     def begin(self, scene: Scene) -> None:
         """Make everything that lasts; nothing is asked."""
         self.scene = scene
