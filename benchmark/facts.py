@@ -195,7 +195,8 @@ class StealerFacts:
         asks: It asks the victim; one that does not is a line of reference.
         planned: Its schedule is stretched to the budget: at earlier checkpoints it is on the way.
         presets: Settings of papers and code bases, by name.
-        examples: Parameters under which the contract tests it besides the defaults.
+        examples: Parameters under which the contract tests it, quick ones such as "[epochs=1]"; the
+            defaults if there are none.
         version: Raised when its behaviour changes; part of every result's key.
     """
 

@@ -12,7 +12,15 @@ import yaml
 from tabulate import tabulate
 
 from benchmark import contract
-from benchmark.catalogue import ATTACKS, DATASETS, DEFENSES, MODELS, Catalogue, load_file
+from benchmark.catalogue import (
+    ATTACKS,
+    DATASETS,
+    DEFENSES,
+    MODELS,
+    STEALERS,
+    Catalogue,
+    load_file,
+)
 from benchmark.config import Config
 from benchmark.entry import Choice, Entry
 from benchmark.errors import RegistryError, SpecError, StoreError, suggestion
@@ -27,6 +35,7 @@ _KINDS: dict[str, Catalogue[Any]] = {
     "defenses": DEFENSES,
     "models": MODELS,
     "datasets": DATASETS,
+    "stealing": STEALERS,
 }
 
 
@@ -182,8 +191,9 @@ def check(name: str, plugins: Sequence[Path], config: Config) -> list[dict[str, 
 
 def _variants(name: str) -> list[Choice[Any]]:
     choice = find(name)
-    examples = getattr(choice.entry.facts, "examples", ()) if "[" not in name else ()
-    return [choice, *(find(name + example) for example in examples)]
+    if "[" in name:
+        return [choice]
+    return [find(name + example) for example in contract.variants(choice.entry)]
 
 
 def _last_line(path: Path) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from benchmark.catalogue import ATTACKS, DATASETS, DEFENSES, MODELS
+from benchmark.catalogue import ATTACKS, DATASETS, DEFENSES, MODELS, STEALERS
 from benchmark.config import load_config
-from benchmark.contract import checks, judge
+from benchmark.contract import checks, judge, variants
 from benchmark.contract.defense import check_fresh_noise, check_randomised
 from benchmark.contract.toy import small_victim
 from benchmark.errors import SpecError
@@ -28,11 +28,11 @@ def _presets(entry):
 
 
 def _cases():
-    for catalogue in (ATTACKS, DEFENSES, MODELS, DATASETS):
+    for catalogue in (ATTACKS, DEFENSES, MODELS, DATASETS, STEALERS):
         for entry in catalogue:
             if getattr(entry.facts, "argument", ""):
                 continue  # a catalogue of others' models or files: nothing of its own to check
-            for example in ("", *_presets(entry), *getattr(entry.facts, "examples", ())):
+            for example in (*_presets(entry), *variants(entry)):
                 choice = catalogue.choose(entry.name + example)
                 for name, check in checks(entry.kind).items():
                     if example.startswith("@") and check in NOISE:

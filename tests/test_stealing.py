@@ -22,7 +22,7 @@ from benchmark.loading import load_dataset, load_victim
 from benchmark.rng import RowRng
 from benchmark.scores import Scores
 from benchmark.stealing import api
-from benchmark.stealing.meter import COMPANY, Meter, chances
+from benchmark.stealing.meter import COMPANY, Meter, chances, drain
 from benchmark.stealing.plan import draft, plan
 from benchmark.stealing.pool import fitted, open_pool
 from benchmark.stealing.request import make_steal
@@ -31,7 +31,7 @@ from benchmark.stealing.stealer import Scene
 from benchmark.stealing.tables import rebuild_steals
 from benchmark.store import THEFTS, TRANSFERS, Store
 from benchmark.surroundings import Surroundings
-from benchmark.tasks.steal import TheftStep, clone_file, drain, state_file
+from benchmark.tasks.steal import TheftStep, clone_file, state_file
 
 PLUGIN = Path(__file__).parent / "copycat.py"
 SMALL = dict(queries=300, budgets="100,200", images=60, seeds="0,1", draws=3)

@@ -15,7 +15,9 @@ from benchmark.errors import BenchError
 
 
 def list_(
-    kind: Annotated[str, typer.Argument(help="attacks, defenses, models, datasets or suites.")],
+    kind: Annotated[
+        str, typer.Argument(help="attacks, defenses, models, datasets, stealing or suites.")
+    ],
     *,
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
     plugin: Plugins = None,

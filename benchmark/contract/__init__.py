@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmark.config import Config
-from benchmark.contract import attack, dataset, defense, model, strength
+from benchmark.contract import attack, dataset, defense, model, stealer, strength
 from benchmark.contract.toy import Broken, NotHere
-from benchmark.entry import Choice
+from benchmark.entry import Choice, Entry
 from benchmark.errors import BenchError
+from benchmark.facts import StealerFacts
 
 Check = Callable[[Choice[Any], Config], None]
 
@@ -37,6 +38,7 @@ def checks(kind: str) -> dict[str, Check]:
         "defense": (defense,),
         "model": (model,),
         "dataset": (dataset,),
+        "stealing attack": (stealer,),
     }
     return {
         (function.__doc__ or name).partition("\n")[0].rstrip("."): function
@@ -44,6 +46,16 @@ def checks(kind: str) -> dict[str, Check]:
         for name, function in vars(module).items()
         if name.startswith("check_")
     }
+
+
+def variants(entry: Entry[Any]) -> list[str]:
+    """Parameters under which an entry is checked, as they are written after its name.
+
+    A stealing attack that names quick ones is checked under these alone.
+    """
+    examples = list(getattr(entry.facts, "examples", ()))
+    quick = isinstance(entry.facts, StealerFacts) and examples
+    return examples if quick else ["", *examples]
 
 
 def verify(choice: Choice[Any], config: Config | None = None) -> list[Verdict]:

@@ -9,6 +9,7 @@ from benchmark.defended import Defended
 from benchmark.errors import QueryError
 from benchmark.rng import RowRng
 from benchmark.scores import Kind, Scores
+from benchmark.stealing.stealer import Stealer
 
 COMPANY = 128  # queries at most that a defense sees together
 
@@ -79,6 +80,20 @@ class Meter:
         low, high = (float(value) for value in torch.aminmax(images))
         if not (low >= 0.0 and high <= 1.0):
             raise QueryError(f"{who} asked pixels from {low:g} to {high:g}, outside [0, 1]")
+
+
+def drain(attack: Stealer, meter: Meter, left: int) -> int:
+    """Let an attack take one step; return how many queries it asked."""
+    before = meter.used
+    steps = attack.step(left)
+    try:
+        images = next(steps)
+        while True:
+            images = steps.send(meter.ask(images, left - (meter.used - before)))
+    except StopIteration:
+        return meter.used - before
+    finally:
+        steps.close()
 
 
 def chances(logits: Tensor, scores: Scores) -> Tensor:

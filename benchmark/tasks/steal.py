@@ -23,7 +23,7 @@ from benchmark.files import place
 from benchmark.fitting import attach_part
 from benchmark.loading import load_dataset, load_for
 from benchmark.rng import RowRng
-from benchmark.stealing.meter import COMPANY, Meter
+from benchmark.stealing.meter import COMPANY, Meter, drain
 from benchmark.stealing.pool import image_shape, open_pool
 from benchmark.stealing.quality import answers, likeness, logits_of
 from benchmark.stealing.spec import Theft
@@ -190,17 +190,3 @@ class _Run:
             raise StoreError(f"'{self._path}' is damaged ({reason}): delete it") from error
         self._rows, self._used = list(state["rows"]), state["used"]
         self._seconds = state["seconds"]
-
-
-def drain(attack: Stealer, meter: Meter, left: int) -> int:
-    """Let an attack take one step; return how many queries it asked."""
-    before = meter.used
-    steps = attack.step(left)
-    try:
-        images = next(steps)
-        while True:
-            images = steps.send(meter.ask(images, left - (meter.used - before)))
-    except StopIteration:
-        return meter.used - before
-    finally:
-        steps.close()
