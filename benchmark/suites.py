@@ -18,7 +18,9 @@ from benchmark.request import FieldError, Request, check_field, checked, make_re
 from benchmark.stack import DefenseChoice, undefended
 
 _FOLDER = "registry.suites"
-_OWN = ("summary", "runs", "reported")  # fields of a suite that are none of a request
+_OWN = ("summary", "task", "runs", "reported")  # fields of a suite that are none of a request
+ATTACK, STEAL = "attack", "steal"  # tasks, and the command of each
+_COMMANDS = {ATTACK: "bench run", STEAL: "bench steal"}
 _AXES = ("model", "seed")  # fields that a suite may give several values
 
 
@@ -28,12 +30,16 @@ def suites() -> list[str]:
     return sorted(f.name.removesuffix(".yaml") for f in files if f.name.endswith(".yaml"))
 
 
-def load_suite(name: str) -> Located:
+def load_suite(name: str, task: str | None = None) -> Located:
     """Read a built-in suite, or a YAML file given by its path.
+
+    Args:
+        name: Name or path.
+        task: Task that it has to be of; None means any.
 
     Raises:
         RegistryError: If there is no such suite.
-        SpecError: If the file is not a YAML mapping.
+        SpecError: If the file is not a YAML mapping, or of another task.
     """
     path, builtin = Path(name), suites()
     source: Path | Traversable
@@ -47,7 +53,14 @@ def load_suite(name: str) -> Located:
         text = source.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise SpecError(f"suite '{name}' is not YAML: {' '.join(str(error).split())}") from None
-    return located.read(text, f"suite '{name}'")
+    found = located.read(text, f"suite '{name}'")
+    mine = found.data.get("task", ATTACK)
+    if mine not in _COMMANDS:
+        known = suggestion(str(mine), _COMMANDS)
+        raise SpecError(f"{found.at('task')}: unknown task '{mine}'. {known}")
+    if task not in {None, mine}:
+        raise SpecError(f"suite '{name}' is of task '{mine}': {_COMMANDS[mine]} {name}")
+    return found
 
 
 def make_requests(suite: str | None = None, **given: Any) -> list[Request]:
@@ -64,8 +77,8 @@ def make_requests(suite: str | None = None, **given: Any) -> list[Request]:
     fields = {name: value for name, value in given.items() if value is not None}
     if suite is None:
         return [make_request(**fields)]
-    source = load_suite(suite)
-    requests = [r for run in _runs(source) for r in _expanded(source, run, fields)]
+    source = load_suite(suite, ATTACK)
+    requests = [r for run in runs_of(source, check_field) for r in _expanded(source, run, fields)]
     _check_exclusions(source, requests)
     return requests
 
@@ -86,14 +99,23 @@ def _check_exclusions(source: Located, requests: Sequence[Request]) -> None:
             )
 
 
-class _Run(NamedTuple):
+class SuiteRun(NamedTuple):
     """One run of a suite: its fields and where each stands."""
 
     fields: dict[str, Any]
     places: dict[str, tuple[Any, ...]]
 
 
-def _runs(source: Located) -> Iterator[_Run]:
+def runs_of(source: Located, check: Callable[[object, str], None]) -> Iterator[SuiteRun]:
+    """Read the runs of a suite.
+
+    Args:
+        source: The suite.
+        check: Refuses a name that is no field of a request, and tells where it stands.
+
+    Raises:
+        SpecError: If the runs are no mappings.
+    """
     common = {name: value for name, value in source.data.items() if name not in _OWN}
     runs = source.data.get("runs", [{}])
     if not isinstance(runs, list) or not runs or not all(isinstance(run, dict) for run in runs):
@@ -102,11 +124,11 @@ def _runs(source: Located) -> Iterator[_Run]:
         places = {name: (name,) for name in common}
         places |= {name: ("runs", number, name) for name in run}
         for name, place in places.items():
-            check_field(name, source.at(*place))
-        yield _Run({**common, **run}, places)
+            check(name, source.at(*place))
+        yield SuiteRun({**common, **run}, places)
 
 
-def _expanded(source: Located, run: _Run, given: Mapping[str, Any]) -> Iterator[Request]:
+def _expanded(source: Located, run: SuiteRun, given: Mapping[str, Any]) -> Iterator[Request]:
     """Make a request for each combination of the axes."""
     fields = {**run.fields, **given}
     places = {name: place for name, place in run.places.items() if name not in given}

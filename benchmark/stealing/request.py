@@ -115,18 +115,18 @@ def make_steal(**given: Any) -> StealRequest:
         SpecError: For an unknown field or a value that is not allowed.
     """
     fields = {name: value for name, value in given.items() if value is not None}
-    check_steal_field(*fields, where="request")
+    for name in fields:
+        check_steal_field(name, "request")
     if not fields.get("attacks"):
         raise SpecError("no stealing attack was named: give --attacks a,b or a suite")
     return checked_steal(fields)
 
 
-def check_steal_field(*names: object, where: str) -> None:
+def check_steal_field(name: object, where: str) -> None:
     """Refuse what is no field of a request."""
-    for name in names:
-        if name not in StealRequest.model_fields:
-            known = suggestion(str(name), StealRequest.model_fields)
-            raise SpecError(f"{where} has an unknown field '{name}'. {known}")
+    if name not in StealRequest.model_fields:
+        known = suggestion(str(name), StealRequest.model_fields)
+        raise SpecError(f"{where} has an unknown field '{name}'. {known}")
 
 
 def checked_steal(fields: dict[str, Any]) -> StealRequest:
