@@ -33,16 +33,16 @@ Look = dict[str, Any]
 Drawn = TypeVar("Drawn", bound=Callable[..., bytes | None])
 
 
-def _styled(draw: Drawn) -> Drawn:
+def styled(draw: Drawn) -> Drawn:
     """Draw in our style, whatever a user's own is."""
     return style.context(["default", STYLE])(draw)
 
 
-@_styled
+@styled
 def curves(setting: Setting, board: Board) -> bytes:
     """Draw robust accuracy against queries: a panel for each attack, a line for each defense."""
     attacks = [*([WORST_CASE] if len(board.attacks) > 1 else []), *board.attacks]
-    looks = _looks([one.defense for one in board.standings])
+    looks = looks_of([one.defense for one in board.standings])
     across = min(_ACROSS, len(attacks))
     down = math.ceil(len(attacks) / across)
     figure = Figure(figsize=(max(2.4 * across, 4.2) + 0.4, 2.1 * down + 0.6), layout="constrained")
@@ -56,17 +56,18 @@ def curves(setting: Setting, board: Board) -> bytes:
             shares = [100 * row.robust_accuracy for row in rows]
             axes.plot([row.budget for row in rows], shares, **looks[one.defense])
         axes.set_title(attack, fontsize="medium")
-        _plain_grid(axes)
+        plain_grid(axes)
         axes.tick_params(labelbottom=place + across >= len(attacks))  # nothing below it
     grid[0].set_ylim(-3, 103)
-    _query_axis(grid[0], setting.budgets)
+    query_axis(grid[0], setting.budgets)
     figure.supxlabel("queries an image", fontsize="medium")
     figure.supylabel("robust accuracy, %", fontsize="medium")
-    _legend(figure, looks)
-    return _svg(figure)
+    legend(figure, looks)
+    return svg(figure)
 
 
-def _query_axis(axes: Any, budgets: Sequence[int]) -> None:
+def query_axis(axes: Any, budgets: Sequence[int]) -> None:
+    """Mark checkpoints, apart by their ratios."""
     if len(budgets) > 1:
         axes.set_xscale("log")
     axes.xaxis.set_major_locator(FixedLocator(budgets))
@@ -74,12 +75,13 @@ def _query_axis(axes: Any, budgets: Sequence[int]) -> None:
     axes.xaxis.set_major_formatter("{x:g}")
 
 
-def _plain_grid(axes: Any) -> None:
+def plain_grid(axes: Any) -> None:
+    """Put a faint grid behind everything."""
     axes.grid(visible=True, color="0.9", lw=0.6)
     axes.set_axisbelow(True)
 
 
-@_styled
+@styled
 def trade_off(setting: Setting, families: Mapping[str, str]) -> bytes | None:
     """Draw robust accuracy in the worst case against the clean accuracy lost.
 
@@ -100,16 +102,16 @@ def trade_off(setting: Setting, families: Mapping[str, str]) -> bytes | None:
         groups.setdefault(families.get(name, name), []).append(one)
     figure = Figure(figsize=(6.4, 3.8), layout="constrained")
     axes = figure.subplots()
-    looks = _looks(list(groups))
+    looks = looks_of(list(groups))
     for name, look in looks.items():
         rows = sorted((one.last for one in groups[name]), key=lambda row: float(row.drop))
         _with_errors(axes, rows, look)
     axes.set_xlabel("clean accuracy lost, points (bars: standard error)")
     axes.set_ylabel(f"robust at {setting.budgets[-1]} queries, % (bars: 95 %)")
-    _plain_grid(axes)
+    plain_grid(axes)
     axes.set_ylim(-3, 103)
-    _legend(figure, looks)
-    return _svg(figure)
+    legend(figure, looks)
+    return svg(figure)
 
 
 def _with_errors(axes: Any, rows: Sequence[Row], look: Look) -> None:
@@ -121,7 +123,7 @@ def _with_errors(axes: Any, rows: Sequence[Row], look: Look) -> None:
     axes.errorbar([100 * row.drop for row in rows], share, **bars, **look)
 
 
-@_styled
+@styled
 def heat_map(setting: Setting, board: Board) -> bytes:
     """Draw robust accuracy at the last budget, attacks by defenses; what is missing stays white."""
     attacks = [*board.attacks, *([WORST_CASE] if len(board.attacks) > 1 else [])]
@@ -139,7 +141,7 @@ def heat_map(setting: Setting, board: Board) -> bytes:
     axes.set_xticks(range(len(names)), names, rotation=90)
     axes.set_yticks(range(len(attacks)), attacks)
     figure.colorbar(image, label=f"robust at {setting.budgets[-1]}, %")
-    return _svg(figure)
+    return svg(figure)
 
 
 def _share(one: Standing, attack: str) -> float:
@@ -147,7 +149,7 @@ def _share(one: Standing, attack: str) -> float:
     return 100 * float(rows[-1].robust_accuracy) if rows else math.nan
 
 
-def _looks(names: Sequence[str]) -> dict[str, Look]:
+def looks_of(names: Sequence[str]) -> dict[str, Look]:
     """A line for each defense that differs from the others in more than colour."""
     found: dict[str, Look] = {}
     bare = str(undefended())
@@ -163,7 +165,7 @@ def _looks(names: Sequence[str]) -> dict[str, Look]:
     return {name: {**look, "lw": 1.2, "ms": 4.5, "label": name} for name, look in found.items()}
 
 
-def _legend(figure: Figure, looks: Mapping[str, Look]) -> None:
+def legend(figure: Figure, looks: Mapping[str, Look]) -> None:
     """Put the legend above the panels, and make room for it."""
     handles = [Line2D([], [], **look) for look in looks.values()]
     letters = max(map(len, looks)) + 6
@@ -172,7 +174,8 @@ def _legend(figure: Figure, looks: Mapping[str, Look]) -> None:
     figure.legend(handles=handles, loc="outside upper center", ncols=columns, frameon=False)
 
 
-def _svg(figure: Figure) -> bytes:
+def svg(figure: Figure) -> bytes:
+    """Write a picture; equal pictures have equal bytes."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": MARK})
     return buffer.getvalue()

@@ -14,7 +14,8 @@ from benchmark.reference import Reference
 from benchmark.standings import Board, Row, Setting, Standing, about_defense, flags_of
 
 _GAP = ""
-_TEXT = {"reference folder", "victim", "threat", "defense", "flags"}  # columns set left
+# Columns set left.
+_WORDS = ("reference folder", "victim", "threat", "defense", "flags", "attack", "pool", "verdict")
 
 
 def board_tables(setting: Setting, board: Board, reference: Reference) -> Iterator[str]:
@@ -156,5 +157,5 @@ def _filled(rows: Sequence[Sequence[str]], head: Sequence[str]) -> str:
 
 def table(rows: Sequence[Sequence[object]], head: Sequence[str]) -> str:
     """Lay out a table in Markdown; columns of words are set left."""
-    sides = ["left" if name in _TEXT else "right" for name in head]
+    sides = ["left" if name in _WORDS else "right" for name in head]
     return tabulate(rows, head, tablefmt="pipe", disable_numparse=True, colalign=sides)

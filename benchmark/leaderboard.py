@@ -14,12 +14,8 @@ from benchmark.errors import StoreError
 from benchmark.files import place
 from benchmark.measured_counterparts import Line
 from benchmark.reference import Reference, read_references
-from benchmark.standings import (
-    Setting,
-    seeds,
-    standings,
-    threat,
-)
+from benchmark.standings import Setting, seeds, standings, threat
+from benchmark.stealing.board import steal_pages
 
 Files = dict[str, bytes]
 
@@ -53,7 +49,14 @@ def build(root: Path) -> Files:
         files |= _page(reference, settings)
         index += [_index_row(reference, setting) for setting in settings]
     rows = table(index, ["reference folder", "victim", "threat", "images", "defenses", "attacks"])
+    stolen = []
+    for _, made, lines in steal_pages(root, _HEAD):
+        files |= made
+        stolen += lines
     text = f"{_HEAD}# Leaderboards\n\n{rows}\n\nTo sort and filter: `index.html`.\n\n{_LEGEND}"
+    if stolen:
+        more = table(stolen, ["reference folder", "victim", "images", "defenses", "attacks"])
+        text += f"\n## Stealing\n\n{more}\n"
     return {**files, "README.md": text.encode(), "index.html": page(found)}
 
 

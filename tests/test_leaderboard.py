@@ -18,7 +18,7 @@ from test_comparisons import N, Y, cell, strength
 from test_store import save
 
 from benchmark import leaderboard, tables
-from benchmark.board_plots import _looks
+from benchmark.board_plots import looks_of
 from benchmark.defense_records import DefenseRow
 from benchmark.errors import StoreError
 from benchmark.records import names
@@ -380,7 +380,7 @@ def test_a_folder_without_tables_is_refused(bench, tmp_path):
 
 
 def test_thirty_defenses_have_thirty_looks():
-    looks = _looks([*(f"d{n}" for n in range(30)), "none"])
+    looks = looks_of([*(f"d{n}" for n in range(30)), "none"])
     seen = {(look["color"], look["ls"], look["marker"]) for look in looks.values()}
     assert len(seen) == 31
 

@@ -7,54 +7,65 @@ from tabulate import tabulate
 
 from benchmark.stealing.spec import Method
 
-_GROUP = ["defense", "attack", "budget"]
+_SHOWN = (Method.SIGN_NOISE, Method.PGD, Method.MI_FGSM)
+_GROUP = ["pool", "defense", "attack", "budget"]
 
 
 def heading(rows: pd.DataFrame) -> str:
     """Say in a line what the rows of a request have in common."""
     first = rows.iloc[0]
-    pools = " and ".join(dict.fromkeys(rows["pool"].dropna()))
     return (
-        f"{first['model']} on {first['dataset']}, stolen with {pools}; linf eps "
-        f"{first['eps']:.4g}, {first['images']} images; accuracy in %, of several seeds mean "
-        "± standard deviation"
+        f"{first['model']} on {first['dataset']}, linf eps {first['eps']:.4g}, {first['images']} "
+        "images; accuracy in %, of several seeds mean ± standard deviation"
     )
 
 
 def summary(rows: pd.DataFrame) -> str:
-    """Lay out the rows of a run as a table of percentages.
+    """Lay out the rows of a run as a table of percentages; see `lines_of`."""
+    return tabulate(lines_of(rows), headers="keys", disable_numparse=True, stralign="right")
+
+
+def lines_of(rows: pd.DataFrame) -> list[dict[str, str]]:
+    """Put the seeds of a run together.
 
     Args:
         rows: Rows of `steals.csv`.
 
     Returns:
-        One line for each defense, attack and checkpoint: how good the clones are, and what is left
-        of the victim's accuracy (S3) on images made on one of them, and on all together.
+        One line for each pool, defense, attack and checkpoint: how good the clones are, and what is
+        left of the victim's accuracy (S3) on images made on one of them, and on all together. What
+        says nothing in any line is left out.
     """
+    rows = rows.assign(pool=rows["pool"].fillna(""))
     together = rows["seeds"].str.contains("+", regex=False)
     lines = []
-    for (defense, attack, budget), group in rows[~together].groupby(_GROUP, sort=False):
-        same = (rows[_GROUP] == (defense, attack, budget)).all(axis=1)
-        line = {
-            "defense": defense,
-            "attack": attack,
-            "queries": group["budget"].iloc[0] or "",
-            "clean": _percent(group["clean_accuracy"]),
-            "clone": _percent(group["clone_accuracy"]),
-            "agree": _percent(group["agreement"]),
-        }
-        for method in (Method.SIGN_NOISE, Method.PGD, Method.MI_FGSM):
-            line[str(method)] = _robust(group, method)
-        line["pgd, all clones"] = _robust(rows[same & together], Method.PGD)
-        verdicts = group["verdict"].dropna()
-        line["verdict"] = ", ".join(dict.fromkeys(verdicts))
-        lines.append(line)
+    for place, group in rows[~together].groupby(_GROUP, sort=False):
+        same = (rows[_GROUP] == place).all(axis=1)
+        lines.append({**_line(group), "pgd, all clones": _robust(rows[same & together], "pgd")})
+        lines[-1]["verdict"] = ", ".join(dict.fromkeys(group["verdict"].dropna()))
     used = [name for name in lines[0] if any(line[name] for line in lines)]
-    shown = [{name: line[name] for name in used} for line in lines]
-    return tabulate(shown, headers="keys", disable_numparse=True, stralign="right")
+    if len({line["pool"] for line in lines if line["pool"]}) < 2:
+        used.remove("pool")
+    return [{name: line[name] for name in used} for line in lines]
 
 
-def _robust(group: pd.DataFrame, method: Method) -> str:
+def _line(group: pd.DataFrame) -> dict[str, str]:
+    first = group.iloc[0]
+    drop = "" if pd.isna(first["drop"]) else f"{100 * first['drop']:.2f}"
+    return {
+        "defense": first["defense"],
+        "drop": drop,
+        "attack": first["attack"],
+        "pool": first["pool"],
+        "queries": f"{first['budget']}{'…' if first['on_the_way'] else ''}" * bool(first["budget"]),
+        "clean": _percent(group["clean_accuracy"]),
+        "clone": _percent(group["clone_accuracy"]),
+        "agree": _percent(group["agreement"]),
+        **{str(method): _robust(group, method) for method in _SHOWN},
+    }
+
+
+def _robust(group: pd.DataFrame, method: str) -> str:
     return _percent(group.loc[group["method"] == method, "robust_accuracy"])
 
 
