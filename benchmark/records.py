@@ -13,6 +13,7 @@ from benchmark.defense_records import (
     DefenseTimingRow,
     FlagRow,
 )
+from benchmark.stealing.rows import StealRow
 
 
 @dataclass(frozen=True)
@@ -202,6 +203,7 @@ TABLES = {
     "comparisons.csv": ComparisonRow,
     "flags.csv": FlagRow,
     "defense_timings.csv": DefenseTimingRow,
+    "steals.csv": StealRow,
 }
 
 

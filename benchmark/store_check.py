@@ -18,8 +18,10 @@ from benchmark.outcome import cell_columns, cell_of
 from benchmark.records import ImageRow, names
 from benchmark.request import MOST_VOTES
 from benchmark.spec import Look, Part, Shard
-from benchmark.store import CALIBRATIONS, LOOKS, SHARDS, Store
-from benchmark.tables import made
+from benchmark.stealing.tables import NAME as STEALS
+from benchmark.stealing.tables import stolen
+from benchmark.store import CALIBRATIONS, LOOKS, SHARDS, THEFTS, TRANSFERS, Store
+from benchmark.tables import csv_bytes, made
 
 _AGAIN = "run `bench collect`, if no run is going on"
 
@@ -33,7 +35,7 @@ def verify(folder: Path) -> list[str]:
     Raises:
         StoreError: If there are no results.
     """
-    places = {path.parent for path in folder.rglob("cells.csv")}
+    places = {path.parent for name in ("cells.csv", STEALS) for path in folder.rglob(name)}
     places |= {path.parent for path in folder.rglob(SHARDS) if path.is_dir()}
     if not places:
         raise StoreError(f"'{folder}' holds no results: no folder 'shards', no table 'cells.csv'")
@@ -52,7 +54,7 @@ def _folder(folder: Path) -> Iterator[str]:
 
 
 def _files(store: Store) -> Iterator[str]:
-    for kind in (SHARDS, LOOKS, CALIBRATIONS):
+    for kind in (SHARDS, LOOKS, CALIBRATIONS, THEFTS, TRANSFERS):
         for path in sorted((store.folder / kind).glob("*")):
             if path.suffix == ".json":
                 yield from _file(store, path, kind)
@@ -106,6 +108,8 @@ def _look(content: Mapping[str, Any]) -> str:
 
 def _tables(store: Store) -> Iterator[str]:
     _, tables = made(store)
+    if store.saved(TRANSFERS):
+        tables[STEALS] = csv_bytes(stolen(store))
     for name, data in tables.items():
         path = store.folder / name
         if not path.is_file():

@@ -57,6 +57,10 @@ ORDERS = {  # columns that rows are sorted by
         *("matched_drop", "attack", "defense_a", "defense_b", "cell_a", "cell_b"),
     ],
     "flags.csv": names(FlagRow),
+    "steals.csv": [
+        *("dataset", "model", "pool", "pool_images", "defense", "attack", "scores", "seeds"),
+        *("budget", "method", "eps", "images", "transfer"),
+    ],
 }
 # What cells share that one worst case is taken over, besides all entries but the attack.
 _SETTING = ("norm", "eps", "aim", "budgets", "protocol", "seed", "images")

@@ -24,8 +24,8 @@ from benchmark.display import told_of
 from benchmark.loading import forget
 from benchmark.preparation import prepare
 from benchmark.scheduler import execute
+from benchmark.stealing.outcome import theft_content, transfer_content
 from benchmark.stealing.plan import StealPlan, draft, plan
-from benchmark.stealing.records import theft_content, transfer_content
 from benchmark.stealing.request import StealRequest
 from benchmark.stealing.suites import make_steals
 from benchmark.stealing.tables import rebuild_steals

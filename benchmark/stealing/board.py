@@ -15,7 +15,7 @@ from benchmark.errors import StoreError
 from benchmark.records import kinds, names
 from benchmark.stack import undefended
 from benchmark.stealing.display import lines_of
-from benchmark.stealing.records import StealRow
+from benchmark.stealing.rows import StealRow
 from benchmark.stealing.spec import Method
 from benchmark.stealing.tables import NAME
 

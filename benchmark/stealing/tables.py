@@ -10,18 +10,15 @@ import pandas as pd
 
 from benchmark.about import About
 from benchmark.statistics import SIGNIFICANT, mcnemar, wilson
-from benchmark.stealing.records import StealRow, written
+from benchmark.stealing.outcome import written
+from benchmark.stealing.rows import StealRow
 from benchmark.stealing.spec import Method, Origin
 from benchmark.store import CALIBRATIONS, LOOKS, THEFTS, TRANSFERS, Store
-from benchmark.tables import csv_bytes, frame
+from benchmark.tables import ORDERS, csv_bytes, frame
 
 Content = Mapping[str, Any]
 
 NAME = "steals.csv"
-ORDER = [
-    *("dataset", "model", "pool", "pool_images", "defense", "attack", "scores", "seeds", "budget"),
-    *("method", "eps", "images", "transfer"),
-]
 LEAST = 0.6  # of the victim's accuracy, for a clone that tells something
 _QUALITY = (*("clone_accuracy", "agreement", "divergence", "agreement_asked", "divergence_asked"),)
 # What rows share that differ in their defense alone.
@@ -38,12 +35,17 @@ def rebuild_steals(store: Store) -> pd.DataFrame:
         StoreError: If the folder cannot be written.
     """
     with store.alone():
-        store.damaged.clear()
-        about = About(list(store.intact(LOOKS)), list(store.intact(CALIBRATIONS)))
-        thefts = {one["key"]: one for one in store.intact(THEFTS)}
-        table = steal_table(list(store.intact(TRANSFERS)), thefts, about)
+        table = stolen(store)
         store.write_table(NAME, csv_bytes(table))
     return table
+
+
+def stolen(store: Store) -> pd.DataFrame:
+    """Make `steals.csv` of the files of a folder; `store.damaged` tells what was passed over."""
+    store.damaged.clear()
+    about = About(list(store.intact(LOOKS)), list(store.intact(CALIBRATIONS)))
+    thefts = {one["key"]: one for one in store.intact(THEFTS)}
+    return steal_table(list(store.intact(TRANSFERS)), thefts, about)
 
 
 def steal_table(
@@ -55,7 +57,7 @@ def steal_table(
         if all(key in thefts for key in one["thefts"]):
             rows += _rows(one, [thefts[key] for key in one["thefts"]], about)
     _judge(rows)
-    return frame(rows, StealRow, ORDER)
+    return frame(rows, StealRow, ORDERS[NAME])
 
 
 def _rows(transfer: Content, thefts: Sequence[Content], about: About) -> list[dict[str, Any]]:

@@ -1,17 +1,9 @@
-"""The rows of `steals.csv`, and what the files they are made of hold."""
+"""The rows of `steals.csv`."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
-
-from benchmark.catalogue import STEALERS
-from benchmark.provenance import provenance
-from benchmark.spec import Part
-from benchmark.stack import undefended
-from benchmark.stealing.spec import Theft, Transfer
+from typing import Annotated
 
 
 @dataclass(frozen=True)
@@ -72,50 +64,3 @@ class StealRow:
     commit: Annotated[str | None, "revision of querybench, if run from a git checkout"]
     dirty: Annotated[bool | None, "the checkout had uncommitted changes"]
     versions: Annotated[str, "as in shards.csv"]
-
-
-def theft_content(theft: Theft, result: Mapping[str, Any], device: str) -> dict[str, Any]:
-    """Turn the result of a theft into what its file holds."""
-    return {
-        "columns": {
-            "pool": theft.pool.name,
-            "pool_images": theft.pool_images,
-            "scores": str(theft.scores),
-            "seed": theft.seed,
-        },
-        "last": theft.budgets[-1],
-        "planned": STEALERS.choose(theft.attack.text).entry.facts.planned,
-        "parameters": {"attack": theft.attack.record, "pool": theft.pool.record},
-        "provenance": provenance(device),
-        **result,
-    }
-
-
-def transfer_content(transfer: Transfer, result: Mapping[str, Any], device: str) -> dict[str, Any]:
-    """Turn the result of a transfer into what its file holds."""
-    parts: dict[str, Part] = {
-        "dataset": transfer.dataset,
-        "model": transfer.model,
-        "defense": transfer.defense,
-    }
-    return {
-        "columns": {
-            **{name: part.name for name, part in parts.items()},
-            "attack": transfer.attack.name,
-            "seeds": "+".join(map(str, transfer.seeds)),
-            "budget": transfer.budget,
-            "eps": transfer.eps,
-            "images": transfer.images,
-        },
-        "origin": str(transfer.origin),
-        "thefts": list(transfer.thefts),
-        "parameters": {name: part.record for name, part in parts.items()},
-        "undefended": transfer.defense.name == str(undefended()),
-        "provenance": provenance(device),
-        **result,
-    }
-
-
-def written(parameters: Mapping[str, Any]) -> str:
-    """Write parameters as tables hold them."""
-    return json.dumps(parameters, sort_keys=True, separators=(",", ":"))
