@@ -16,16 +16,19 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 from rich.console import Console
 
 from benchmark.backends import Workers
 from benchmark.config import load_config
+from benchmark.data import Split
 from benchmark.display import Progress
 from benchmark.errors import BenchError, SpecError
-from benchmark.loading import forget
+from benchmark.loading import forget, load_dataset
 from benchmark.matching import Calibration, borrowed
 from benchmark.muster import Roster, muster, roster
 from benchmark.outcome import keep
+from benchmark.packing import packed
 from benchmark.plan import draft, plan
 from benchmark.preparation import prepare
 from benchmark.request import Request
@@ -35,7 +38,7 @@ from benchmark.spec import Shard, together
 from benchmark.spending import bill_lines, counted
 from benchmark.store import Store
 from benchmark.suites import make_requests
-from benchmark.surroundings import Surroundings
+from benchmark.surroundings import Surroundings, usual_batch
 from benchmark.tables import Finished, rebuild
 from benchmark.work import Report, Work, costs_known, missing, name_of
 
@@ -184,7 +187,7 @@ def _execute(
                 progress.advance(report.images, report.queries)
                 most.see(report.memory, report.halvings)
 
-            work: list[Work] = [*unseen, *together(todo)]
+            work: list[Work] = [*unseen, *_pieces(todo, surroundings)]
             costs = costs_known(looks, store)
             ended = execute(work, surroundings, store, workers, told, costs)
     finally:
@@ -198,6 +201,19 @@ def _execute(
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     warn(_flagged(finished, shards), console)
     return [_cells(finished, planned.shards) for planned in plans]
+
+
+def _pieces(todo: Sequence[Shard], surroundings: Surroundings) -> list[tuple[Shard, ...]]:
+    """Put shards together that are run as one; a GPU has room for more than one at a time."""
+    groups, device = together(todo), torch.device(surroundings.device)
+    if device.type == "cpu":
+        return groups
+
+    def rows(shard: Shard) -> int:
+        data = load_dataset(shard.cell.dataset.text, surroundings.config)
+        return usual_batch(device, data.take(Split.EVAL, 1).images.numel())
+
+    return packed(groups, rows)
 
 
 def _once_failed(reports: Sequence[Report]) -> list[str]:

@@ -32,13 +32,13 @@ class Judge:
     """Verifies hits by a majority of fresh answers, asking no more than settles the vote.
 
     Attributes:
-        forwards: Images shown for verification so far.
+        asked: (B,) answers asked for verification so far, of each image under attack.
     """
 
     def __init__(self, defended: Defended, problem: Problem, votes: int, rng: RowRng) -> None:
         self._defended, self._problem, self._rng = defended, problem, rng
         self._votes, self._majority = votes, votes // 2 + 1
-        self.forwards = 0
+        self.asked = torch.zeros_like(problem.labels)
 
     def __call__(self, images: Tensor, rows: Tensor) -> Tensor:
         """Tell which images, (n, C, H, W), by a majority of answers are adversarial, (n,) bool."""
@@ -52,7 +52,7 @@ class Judge:
         return wrong >= self._majority
 
     def _ask(self, images: Tensor, rows: Tensor, times: int) -> Tensor:
-        self.forwards += len(images) * times
+        self.asked.index_add_(0, rows, torch.full_like(rows, times))
         repeated = rows.repeat_interleave(times)
         logits = self._defended.answer(images.repeat_interleave(times, dim=0), repeated, self._rng)
         wrong = self._problem.adversarial(logits.argmax(1), repeated)
@@ -65,10 +65,12 @@ class Submitted(NamedTuple):
     Attributes:
         expected_broken: (B, checkpoints) bool: the mean answer is adversarial (S3).
         wrong: (B, checkpoints) int64: how many of the answers were adversarial (S4).
+        asked: (B,) answers that were asked for.
     """
 
     expected_broken: Tensor
     wrong: Tensor
+    asked: Tensor
 
 
 def submit(
@@ -83,6 +85,7 @@ def submit(
     rows = problem.rows
     broken = torch.zeros((len(rows), len(marks)), dtype=torch.bool, device=rows.device)
     wrong = torch.zeros_like(broken, dtype=torch.int64)
+    asked = torch.zeros_like(rows)
     before: Tensor | None = None
     for place, mark in enumerate(marks):
         images = memory.at(mark)
@@ -92,12 +95,13 @@ def submit(
             broken[:, place], wrong[:, place] = broken[:, place - 1], wrong[:, place - 1]
         index = changed.nonzero()[:, 0]
         total = images.new_zeros((len(index), defended.victim.num_classes))
-        asked = torch.zeros_like(index)
+        adversarial = torch.zeros_like(index)
         for _ in range(draws):
             logits = defended.answer(images[index], index, rng)
             total += logits.softmax(1)
-            asked += problem.adversarial(logits.argmax(1), index)
+            adversarial += problem.adversarial(logits.argmax(1), index)
+        asked[index] += draws
         broken[index, place] = problem.adversarial(total.argmax(1), index)
-        wrong[index, place] = asked
+        wrong[index, place] = adversarial
         before = images
-    return Submitted(broken, wrong)
+    return Submitted(broken, wrong, asked)

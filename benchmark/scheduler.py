@@ -18,12 +18,13 @@ from benchmark.devices import FreeDevices
 from benchmark.errors import BenchError, StoreError
 from benchmark.machine import settle, threads_kept
 from benchmark.outcome import content, look_content
+from benchmark.packing import smaller
 from benchmark.room import halvings, peak_memory, within_memory
 from benchmark.spec import Look, Shard
 from benchmark.spending import charge, counted
 from benchmark.store import LOOKS, Store
 from benchmark.surroundings import Surroundings
-from benchmark.tasks.attack import run_shards
+from benchmark.tasks.attack import ShardResult, run_shards
 from benchmark.tasks.look import run_look
 from benchmark.work import Costs, Ended, Report, Step, Told, Work, effort, missing, name_of
 
@@ -150,14 +151,21 @@ def _attack(shards: tuple[Shard, ...], surroundings: Surroundings, store: Store)
     started = datetime.datetime.now(datetime.UTC)
     report = Report(tuple(name_of(shard) for shard in shards), shards=len(shards))
     try:
-        results = within_memory(partial(run_shards, shards), surroundings)
+        results = within_memory(partial(_run_pack, shards), surroundings)
     except Exception as error:  # noqa: BLE001 - a hole with its traceback; the run goes on
         return _failed(report, [shard.label for shard in shards], store, error)
     for result in results:
         store.write(result.shard.key, content(result, surroundings.device, started))
         store.forgive(result.shard.label)
-    asked = sum(n for k, n in results[0].costs.items() if k.endswith("_queries"))
+    mine = [one.costs for one in results if one.shard.cell == shards[0].cell]  # of one radius
+    asked = sum(n for costs in mine for k, n in costs.items() if k.endswith("_queries"))
     return replace(report, images=sum(shard.count for shard in shards), queries=asked)
+
+
+def _run_pack(shards: tuple[Shard, ...], surroundings: Surroundings) -> list[ShardResult]:
+    """Run shards as one; where memory ran out before, fewer of them."""
+    parts = smaller(shards, surroundings.halvings)
+    return [result for part in parts for result in run_shards(part, surroundings)]
 
 
 def _look(look: Look, surroundings: Surroundings, store: Store) -> Report:

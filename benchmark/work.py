@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from benchmark.errors import StoreError
+from benchmark.packing import rows_of
 from benchmark.spec import Look, Shard
 from benchmark.spending import Bills
 from benchmark.store import LOOKS, SHARDS, Store
@@ -119,7 +120,7 @@ def effort(one: Work, costs: Costs) -> float:
     if not isinstance(one, tuple):
         return 0.0
     first = one[0]
-    queries = first.count * first.cell.threat.budget
+    queries = rows_of(one) * first.cell.threat.budget
     return queries * costs.get(first.cell.defense.text, 1.0)
 
 

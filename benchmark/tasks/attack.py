@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from benchmark import audit
 from benchmark.catalogue import ATTACKS
-from benchmark.data import Dataset, Samples, Split
+from benchmark.data import Dataset
 from benchmark.defended import Defended
 from benchmark.drive import play
 from benchmark.errors import DataError
@@ -21,6 +20,7 @@ from benchmark.facts import AttackFacts
 from benchmark.fitting import attach_part
 from benchmark.loading import load_for
 from benchmark.oracle import Oracle, Terms
+from benchmark.packing import Pack
 from benchmark.protocol import Protocol
 from benchmark.rng import RowRng
 from benchmark.spec import Cell, Part, Shard
@@ -28,6 +28,7 @@ from benchmark.streams import attack_streams, defense_streams
 from benchmark.surroundings import Surroundings
 from benchmark.tally import Tally
 from benchmark.targets import draw_targets, starts
+from benchmark.tasks.columns import Seen, columns_of, spent_by_image
 from benchmark.types import Aim, Problem
 from benchmark.victim import Victim
 
@@ -40,7 +41,7 @@ class ShardResult:
         shard: What was run.
         images: Columns of `ImageRow` except the key, one list each.
         costs: Queries counted, for verification and for audits; images in a forward pass.
-        seconds: Wall time.
+        seconds: Wall time; of images that were run as one its share by their number.
     """
 
     shard: Shard
@@ -64,11 +65,12 @@ class _Streams:
 
 
 def run_shards(shards: Sequence[Shard], surroundings: Surroundings) -> list[ShardResult]:
-    """Attack the images of a shard and audit the outcome.
+    """Attack the images of shards and audit the outcome.
 
     Args:
-        shards: One shard, or several that differ in the radius alone (`spec.together`): then
-            one attack serves all of them.
+        shards: One shard, or several that are run as one: they differ in the radius
+            (`spec.together`), in the images (`packing.packed`), or in both, each radius with the
+            same images.
         surroundings: Where.
 
     Raises:
@@ -79,7 +81,8 @@ def run_shards(shards: Sequence[Shard], surroundings: Surroundings) -> list[Shar
     cell, config, device = shards[0].cell, surroundings.config, torch.device(surroundings.device)
     dataset, bare = load_for(cell, config, surroundings.device)
     defense, victim = attach_part(cell.defense, bare, dataset, config.cache_folder)
-    samples = dataset.take(Split.EVAL, shards[0].count, shards[0].first)
+    pack = Pack.of(shards)
+    samples = pack.take(dataset)
     batch = surroundings.batch_for(samples.images[0].numel())
 
     # Looking must not touch what the attack meets, so every purpose gets an instance of its own.
@@ -94,21 +97,19 @@ def run_shards(shards: Sequence[Shard], surroundings: Surroundings) -> list[Shar
     ids = [image for image, chosen in zip(ids, attacked.tolist(), strict=True) if chosen]
     problem = _problem(cell, images[attacked], labels[attacked], ids, dataset, bare)
     counted = desk()
-    oracle, judges = _attack(shards, problem, ids, streams, desk, counted)
-    seen = _Seen(samples, right, draws, attacked, oracle)
+    oracle, judges = _attack(pack.radii, problem, ids, streams, desk, counted)
+    seen = Seen(samples, right, draws, attacked, oracle)
     results = []
-    for shard, tally, judge in zip(shards, oracle.tallies, judges, strict=True):
-        looking = desk()
-        submitted = _submitted(problem, tally, cell.protocol, looking, streams, ids)
-        costs = {
-            "counted_queries": int(oracle.used.sum()),
-            "verification_queries": judge.forwards if judge else 0,
-            "audit_queries": clean.forwards + looking.forwards,
-            "flagged_queries": counted.defense.flagged_queries,
-            "batch": batch,
-        }
-        columns = _columns(seen, tally, submitted)
-        results.append(ShardResult(shard, columns, costs, time.perf_counter() - began))
+    for shard, tally, judge in zip(pack.radii, oracle.tallies, judges, strict=True):
+        submitted = _submitted(problem, tally, cell.protocol, desk(), streams, ids)
+        columns = columns_of(seen, tally, submitted)
+        spent = spent_by_image(seen, judge, submitted)
+        more = {"flagged_queries": counted.defense.flagged_queries, "batch": batch}
+        for one, mine in pack.members(shard):
+            costs = {name: sum(values[mine]) for name, values in spent.items()}
+            part = {name: values[mine] for name, values in columns.items()}
+            seconds = (time.perf_counter() - began) * one.count / len(right)
+            results.append(ShardResult(one, part, {**costs, **more}, seconds))
     return results
 
 
@@ -187,45 +188,6 @@ def _submitted(
     if tally.memory is None:  # every answer is the mean answer
         at = tally.broken_at[:, None]
         broken = (at > 0) & (at <= torch.tensor(budgets, device=at.device))
-        return audit.Submitted(broken, draws * broken)
+        return audit.Submitted(broken, draws * broken, torch.zeros_like(tally.broken_at))
     rng = streams.defense("expected", ids)
     return audit.submit(defended, tally.memory, problem, budgets, draws, rng)
-
-
-class _Seen(NamedTuple):
-    """What is the same at every radius."""
-
-    samples: Samples
-    right: Tensor
-    draws: int
-    attacked: Tensor
-    oracle: Oracle
-
-
-def _columns(seen: _Seen, tally: Tally, submitted: audit.Submitted) -> dict[str, list[Any]]:
-    """Rows of all images of the shard; those not attacked have no hit and spent nothing."""
-    samples, oracle = seen.samples, seen.oracle
-
-    def spread(values: list[Any], default: Any) -> list[Any]:
-        found = iter(values)
-        return [next(found, default) if chosen else default for chosen in seen.attacked.tolist()]
-
-    targets = oracle.problem.targets
-    numbers, distances = oracle.trace.lists() if oracle.trace else ([], [])
-    budgets = submitted.wrong.shape[1]
-    return {
-        "image": samples.ids.tolist(),
-        "label": samples.labels.tolist(),
-        "target": spread([] if targets is None else targets.tolist(), None),
-        "clean_draws": [seen.draws] * len(seen.right),
-        "clean_correct": seen.right.tolist(),
-        "attacked": seen.attacked.tolist(),
-        "queries": spread(oracle.used.tolist(), 0),
-        "first_hit": spread([n or None for n in tally.first_hit.tolist()], None),
-        "broken_at": spread([n or None for n in tally.broken_at.tolist()], None),
-        "distance": spread([None if math.isnan(d) else d for d in tally.reach.tolist()], None),
-        "expected_broken": spread(submitted.expected_broken.tolist(), [True] * budgets),
-        "wrong_answers": spread(submitted.wrong.tolist(), None),
-        "trace_queries": spread(numbers, None),
-        "trace_distances": spread(distances, None),
-    }
