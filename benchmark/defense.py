@@ -119,7 +119,7 @@ class Defense:
         images = self.on_images(images, context)
         with self.editing(victim, context):
             if not self.splits:
-                return self.on_logits(victim(images), context)
+                return self.on_logits(victim.classify(images), context)
             features = victim.features(images)
         changed = self.on_penultimate(features, victim, context)
         return self.on_logits(victim.head(changed), context)

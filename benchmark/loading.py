@@ -16,6 +16,7 @@ from benchmark.checkpoints import fingerprint
 from benchmark.config import Config
 from benchmark.data import DataRequest, Dataset, Split
 from benchmark.errors import DataError, SpecError, VictimError
+from benchmark.graphs import Graphs
 from benchmark.rng import alone
 from benchmark.spec import Part
 from benchmark.victim import ModelRequest, Victim
@@ -74,6 +75,7 @@ def load_victim(text: str, data_text: str, config: Config, device: str) -> Victi
     victim = victim.to(device)
     if victim.remote is None:  # what is shown to an endpoint costs, and it has said what it takes
         _try_out(victim, image, f"model '{text}'")
+        victim.graphs = Graphs() if torch.device(device).type == "cuda" else None
     victim.fingerprint = fingerprint(victim)
     return victim
 

@@ -63,7 +63,11 @@ class RowRng:
             (n, *shape), int64, on the device of the streams.
         """
         words = self._draw(rows.cpu(), math.prod(shape)).view(len(rows), *shape)
-        return ((words * torch.as_tensor(high).cpu()) >> 32).to(self.device)
+        drawn = (words * torch.as_tensor(high).cpu()) >> 32
+        # From pinned memory the GPU fetches them while the CPU goes on.
+        if self.device.type == "cuda":
+            drawn = drawn.pin_memory()
+        return drawn.to(self.device, non_blocking=True)
 
     def signs(self, rows: Tensor, shape: tuple[int, ...] = ()) -> Tensor:
         """Draw -1 or +1 with equal chance, (n, *shape), float32."""

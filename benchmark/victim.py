@@ -15,6 +15,7 @@ from benchmark import sites
 from benchmark.config import Config
 from benchmark.errors import VictimError
 from benchmark.facts import Traits
+from benchmark.graphs import Graphs, watched
 from benchmark.scores import Scores
 from benchmark.sites import Edit
 from benchmark.split import Head, Layer, find_head
@@ -91,6 +92,7 @@ class Victim(nn.Module):
         # In a tuple, for a module as attribute would join the state_dict a second time.
         self._last: tuple[Layer, ...] = ()
         self._usual: tuple[str, ...] = ()
+        self.graphs: Graphs | None = None  # plays passes, on a GPU
         self.fingerprint = ""  # hash of all weights, once it is loaded for a run
         self.prepared: dict[str, Any] = {}  # defenses attached to it, if it runs elsewhere
 
@@ -103,6 +105,13 @@ class Victim(nn.Module):
         """Classify images, (n, C, H, W) in [0, 1]; returns logits, (n, K)."""
         logits: Tensor = self.network((images - self.mean) / self.std)
         return logits
+
+    def classify(self, images: Tensor) -> Tensor:
+        """Classify images as `forward` does; on a GPU faster, as long as nothing looks inside."""
+        if self.graphs is None or torch.is_grad_enabled() or watched(self.network):
+            logits: Tensor = self(images)
+            return logits
+        return self.graphs.answer(self, images)
 
     @contextmanager
     def edited(self, edits: Mapping[str, Edit]) -> Iterator[None]:

@@ -17,6 +17,7 @@ from benchmark.tasks.attack import run_shards
 # One image in a forward pass, so that no rounding depends on the company.
 HERE = Surroundings(Config(), batch=1)
 ASKED = {"attacks": "square", "images": 8, "queries": 30, "shard": 3}
+BATCHED = "unig[composition=batch]"
 TABLES = ("cells.csv", "shards.csv", "images.parquet")
 
 
@@ -62,7 +63,9 @@ def test_packs_hold_one_cell_and_no_more_rows_than_fit():
     )
 
 
-@pytest.mark.parametrize("defense", ["unig[composition=batch]", "blacklight", "rnd+unig[composition=batch]"])
+@pytest.mark.parametrize(
+    "defense", ["unig[composition=batch]", "blacklight", "rnd+unig[composition=batch]"]
+)
 def test_shards_whose_images_meet_in_a_defense_stay_alone(defense):
     mine = [group for group in groups(defenses=defense) if _name(group) == defense]
     assert packed(mine, lambda _: 100) == mine and len(mine) == 3
@@ -97,7 +100,13 @@ def test_where_memory_runs_out_fewer_shards_are_run_as_one(monkeypatch):
 
 
 def test_a_packed_run_writes_the_same_tables(tmp_path, monkeypatch):
-    given = dict(attacks="square,nes", defenses="rnd,unig,unig[composition=batch]", images=8, queries=30, shard=3)
+    given = dict(
+        attacks="square,nes",
+        defenses="rnd,unig,unig[composition=batch]",
+        images=8,
+        queries=30,
+        shard=3,
+    )
     api.run(out=tmp_path / "alone", jobs=1, surroundings=HERE, **given)
     sizes = []
 

@@ -22,6 +22,7 @@ from benchmark.defense import Defense
 from benchmark.facts import Traits
 from benchmark.fitting import attach, attach_part
 from benchmark.flags import LABELS_ALONE, OF_VICTIM
+from benchmark.graphs import unplayed
 from benchmark.loading import load_for
 from benchmark.rng import RowRng
 from benchmark.scores import Kind
@@ -142,7 +143,7 @@ def _forwards(stand: _Stand, images: Tensor) -> float:
     for one in (stand.defended.fresh(), stand.bare):
         counter = FlopCounterMode(display=False)
         counter.mod_tracker = _Untracked()
-        with counter:
+        with unplayed(one.victim), counter:
             one.answer(images, rows, stand.streams("count"))
         spent.append(counter.get_total_flops())
     return spent[0] / spent[1] if spent[1] else 1.0
