@@ -425,7 +425,9 @@ def test_fashion_mnist_of_missing_files_and_other_labels(tmp_path):
     garments(tmp_path / LAYOUTS[2])
     labels = tmp_path / LAYOUTS[0] / "t10k-labels-idx1-ubyte.gz"
     labels.write_bytes(gzip.compress(idx(np.full(40, 10, np.uint8))))
-    refused(DataError, lambda: fashion_mnist(DataRequest("", tmp_path)), "t10k", "from 0 to 9")
+    refused(
+        DataError, lambda: fashion_mnist(DataRequest("", tmp_path)), "t10k", "40 labels up to 10"
+    )
     labels.unlink()
     refused(DataError, lambda: fashion_mnist(DataRequest("", tmp_path)), labels, "is missing")
 

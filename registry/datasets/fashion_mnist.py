@@ -51,7 +51,7 @@ def fashion_mnist(request: DataRequest) -> Dataset:
     """Fashion-MNIST, 1x28x28: half of the test images are attacked, the other half calibrates.
 
     The training images are split `train`. Every prefix of it is balanced, and `fashion-cnn` was
-    trained on the first 30,000 of its 60,000 images: those after them no victim has seen.
+    trained on the first 30,000 of its 60,000 images: those after them are new to it.
 
     Args:
         request: Its root holds `fashion-mnist/` or torchvision's `FashionMNIST/raw/`; the folder
@@ -97,10 +97,11 @@ def _find(root: Path | None) -> Path:
 def _pool(folder: Path, part: str) -> _Pool:
     pixels = _read(folder, f"{part}-images-idx3-ubyte", 3)
     labels = _read(folder, f"{part}-labels-idx1-ubyte", 1)
-    if pixels.shape != (len(labels), _SIDE, _SIDE) or (labels >= len(_CLASSES)).any():
+    highest = labels.max(initial=0)
+    if pixels.shape != (len(labels), _SIDE, _SIDE) or highest >= len(_CLASSES):
         raise DataError(
             f"data set 'fashion-mnist': '{folder}/{part}-*' hold images of {pixels.shape} and "
-            f"{len(labels)} labels, wanted (n, 28, 28) and n labels from 0 to 9"
+            f"{len(labels)} labels up to {highest}, wanted (n, 28, 28) and n labels up to 9"
         )
     return _Pool(pixels[:, None], labels.astype(np.int64))
 
