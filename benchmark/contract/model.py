@@ -19,13 +19,13 @@ from benchmark.victim import Victim
 
 
 def _fitting(choice: Choice[Any], config: Config) -> Iterator[tuple[Victim, Dataset]]:
-    """Load the victim with each data set it accepts, first those that name it."""
+    """Load the victim with the data sets that name it, or else with each one it accepts."""
     name = str(choice)
     if choice.argument:
         raise NotHere("a catalogue of others' models: check one by running it")
     fits, reasons = False, []
     entries = [entry for entry in DATASETS if not entry.facts.argument]
-    for entry in sorted(entries, key=lambda e: e.facts.model != choice.entry.name):
+    for entry in [e for e in entries if e.facts.model == choice.entry.name] or entries:
         try:
             data = load_dataset(entry.name, config)
             victim = load_victim(name, entry.name, config, "cpu")
@@ -78,7 +78,7 @@ def check_seams(choice: Choice[Any], config: Config) -> None:
 
 
 def check_learned(choice: Choice[Any], config: Config) -> None:
-    """It classifies a data set that it accepts better than chance."""
+    """It classifies its data set better than chance."""
     found = []
     for victim, data in _fitting(choice, config):
         samples = data.take(Split.EVAL, min(200, len(data.splits[Split.EVAL])))
