@@ -16,7 +16,7 @@ from command import (
 )
 from safetensors.torch import save_file
 
-from registry.models.mnist_cnn import WEIGHTS, MnistCnn
+from registry.models.mnist_cnn import SHIPPED
 
 bench = command.bench
 kept = command.kept
@@ -126,7 +126,7 @@ def test_a_bad_suite_file_is_one_line(bench, content, message):
 
 
 def _state(classes):
-    return MnistCnn(classes).state_dict()
+    return SHIPPED.network(classes).state_dict()
 
 
 class Evil:
@@ -136,7 +136,7 @@ class Evil:
 
 CHECKPOINTS = {
     "noise.safetensors": lambda path: path.write_bytes(bytes(range(256))),
-    "cut.safetensors": lambda path: path.write_bytes(WEIGHTS.read_bytes()[:-100]),
+    "cut.safetensors": lambda path: path.write_bytes(SHIPPED.weights.read_bytes()[:-100]),
     "noise.pt": lambda path: path.write_bytes(bytes(range(256))),
     "pickle.pt": lambda path: path.write_bytes(pickle.dumps({"weight": Evil()})),
     "pickle.pth": lambda path: torch.save({"weight": Evil()}, path),

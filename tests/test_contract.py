@@ -5,11 +5,15 @@ from __future__ import annotations
 import pytest
 
 from benchmark.catalogue import ATTACKS, DATASETS, DEFENSES, MODELS, STEALERS
-from benchmark.config import load_config
+from benchmark.config import Config, load_config
 from benchmark.contract import checks, judge, variants
 from benchmark.contract.defense import check_fresh_noise, check_randomised
+from benchmark.contract.model import check_learned
 from benchmark.contract.toy import small_victim
 from benchmark.errors import SpecError
+from benchmark.facts import ModelFacts
+from benchmark.registry import Source
+from registry.models.mnist_cnn import SHIPPED
 
 # A paper's preset may draw once a call, or be silent on a toy; its entry's own settings may not.
 NOISE = (check_randomised, check_fresh_noise)
@@ -46,3 +50,24 @@ def test_an_entry_keeps_its_contract(choice, name, check):
     if verdict.status == "skipped":
         pytest.skip(verdict.detail)
     assert verdict.status == "ok", verdict.detail
+
+
+def guesses(request):
+    victim = SHIPPED.load(request)
+    victim.network.linear.weight.zero_()
+    return victim
+
+
+@pytest.mark.parametrize(("build", "status"), [(guesses, "failed"), (SHIPPED.load, "ok")])
+def test_a_victim_has_to_know_one_of_the_data_sets_it_accepts(build, status):
+    def stranger(request):
+        return build(request)
+
+    name = f"stranger-{status}"  # victims are remembered by name
+    MODELS.add(name, stranger, ModelFacts(Source(paper="none", url="", year=2026)))
+    try:
+        verdict = judge("it has learned", check_learned, MODELS.choose(name), Config())
+    finally:
+        MODELS.remove(name)
+    assert verdict.status == status
+    assert ("on 'mnist'" in verdict.detail) == (status == "failed")

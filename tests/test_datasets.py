@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 import json
@@ -21,9 +22,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import benchmark
+from benchmark.config import load_config
 from benchmark.data import DataRequest, Dataset, Split, stratified
 from benchmark.errors import BenchError, DataError, SpecError
 from registry.datasets.cifar10 import _splits, cifar10
+from registry.datasets.fashion_mnist import fashion_mnist
 from registry.datasets.folder import folder
 from registry.datasets.mnist import mnist
 from registry.datasets.parquet import parquet
@@ -321,6 +324,127 @@ def test_cifar10_real():
     for ids in data.splits.values():
         expected = np.bincount(data.labels[ids]) / len(ids) * 100
         assert np.abs(np.bincount(data.labels[ids[:100]]) - expected).max() <= 1.5
+
+
+# Fashion-MNIST
+
+DEBIAN = "registry.datasets.fashion_mnist._DEBIAN"
+LAYOUTS = ["fashion-mnist", "FashionMNIST/raw", "debian"]
+
+
+@pytest.fixture
+def no_package(monkeypatch, tmp_path):
+    monkeypatch.setattr(DEBIAN, tmp_path / "debian")
+
+
+def idx(values: np.ndarray) -> bytes:
+    lengths = b"".join(side.to_bytes(4, "big") for side in values.shape)
+    return bytes([0, 0, 8, values.ndim]) + lengths + values.tobytes()
+
+
+def garments(place: Path, packed: bool = True, seed: int = 0) -> dict[str, np.ndarray]:
+    """Write 40 test and 80 training images, and return what is in each file."""
+    rng, content = np.random.default_rng(seed), {}
+    for part, count in (("t10k", 40), ("train", 80)):
+        content[f"{part}-images-idx3-ubyte"] = rng.integers(0, 256, (count, 28, 28), np.uint8)
+        content[f"{part}-labels-idx1-ubyte"] = np.tile(np.arange(10, dtype=np.uint8), count // 10)
+    place.mkdir(parents=True)
+    for name, values in content.items():
+        if packed:
+            (place / f"{name}.gz").write_bytes(gzip.compress(idx(values)))
+        else:
+            (place / name).write_bytes(idx(values))
+    return content
+
+
+@pytest.mark.usefixtures("no_package")
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_fashion_mnist_is_read_from_every_layout(tmp_path, layout, packed):
+    written = garments(tmp_path / layout, packed)
+    data = fashion_mnist(DataRequest("", tmp_path))
+    assert data.name == "fashion-mnist" and data.class_names[9] == "Ankle boot"
+    assert sorted(np.concatenate([data.splits[s] for s in (Split.EVAL, Split.CALIBRATE)])) == [
+        *range(40)
+    ]
+    assert sorted(data.splits[Split.TRAIN]) == [*range(40, 120)]
+    assert len(data.splits[Split.EVAL]) == 20 and data.labels.tolist() == TEN * 12
+    images = data.read(np.array([7, 40]))
+    assert images.shape == (2, 1, 28, 28) and images.dtype == torch.float32
+    for image, part, number in zip(images, ("t10k", "train"), (7, 0), strict=True):
+        expected = written[f"{part}-images-idx3-ubyte"][number]
+        assert torch.equal(image[0], torch.from_numpy(expected) / 255)
+
+
+@pytest.mark.usefixtures("no_package")
+def test_fashion_mnist_of_the_user_wins_and_content_alone_makes_the_fingerprint(tmp_path):
+    for seed, layout in enumerate(reversed(LAYOUTS)):
+        garments(tmp_path / layout, seed=seed)
+        garments(tmp_path / "alone" / str(seed) / LAYOUTS[1], packed=False, seed=seed)
+        alone = fashion_mnist(DataRequest("", tmp_path / "alone" / str(seed)))
+        assert fashion_mnist(DataRequest("", tmp_path)).fingerprint == alone.fingerprint
+    assert fashion_mnist(NOWHERE).fingerprint != alone.fingerprint
+
+
+@pytest.mark.usefixtures("no_package")
+def test_fashion_mnist_nowhere(tmp_path):
+    how = ["apt-get install dataset-fashion-mnist", "--data-root DIR", "QUERYBENCH_DATA"]
+    refused(DataError, lambda: fashion_mnist(NOWHERE), tmp_path / "debian", *how)
+    tried = [tmp_path / layout for layout in LAYOUTS]
+    refused(DataError, lambda: fashion_mnist(DataRequest("", tmp_path)), *tried, *how)
+
+
+WHOLE = idx(np.zeros((80, 28, 28), np.uint8))
+DAMAGED = {
+    "no gzip": (b"not gzip", "Not a gzipped file"),
+    "truncated gzip": (gzip.compress(WHOLE)[:-20], "ended before"),
+    "other bytes": (gzip.compress(WHOLE)[:10] + b"\xff" * 40, "decompressing"),
+    "empty": (gzip.compress(b""), "no IDX file of bytes with 3 axes"),
+    "other type": (gzip.compress(b"\0\0\x0d" + WHOLE[3:]), "no IDX file of bytes with 3 axes"),
+    "labels": (gzip.compress(idx(np.zeros(80, np.uint8))), "no IDX file of bytes with 3 axes"),
+    "no lengths": (gzip.compress(WHOLE[:8]), "buffer"),
+    "short": (gzip.compress(WHOLE[:-1]), "reshape"),
+    "long": (gzip.compress(WHOLE + b"0"), "reshape"),
+    "fewer than labels": (gzip.compress(idx(np.zeros((79, 28, 28), np.uint8))), "80 labels"),
+    "other size": (gzip.compress(idx(np.zeros((80, 27, 28), np.uint8))), "(80, 27, 28)"),
+}
+
+
+@pytest.mark.usefixtures("no_package")
+@pytest.mark.parametrize("kind", DAMAGED)
+def test_fashion_mnist_of_damaged_images(tmp_path, kind):
+    garments(tmp_path / LAYOUTS[0])
+    content, reason = DAMAGED[kind]
+    (tmp_path / LAYOUTS[0] / "train-images-idx3-ubyte.gz").write_bytes(content)
+    refused(DataError, lambda: fashion_mnist(DataRequest("", tmp_path)), tmp_path, "train-", reason)
+
+
+@pytest.mark.usefixtures("no_package")
+def test_fashion_mnist_of_missing_files_and_other_labels(tmp_path):
+    garments(tmp_path / LAYOUTS[0])
+    garments(tmp_path / LAYOUTS[2])
+    labels = tmp_path / LAYOUTS[0] / "t10k-labels-idx1-ubyte.gz"
+    labels.write_bytes(gzip.compress(idx(np.full(40, 10, np.uint8))))
+    refused(
+        DataError, lambda: fashion_mnist(DataRequest("", tmp_path)), "t10k", "40 labels up to 10"
+    )
+    labels.unlink()
+    refused(DataError, lambda: fashion_mnist(DataRequest("", tmp_path)), labels, "is missing")
+
+
+def test_fashion_mnist_real():
+    try:
+        data = fashion_mnist(DataRequest("", load_config().data_root))
+    except DataError as error:
+        pytest.skip(str(error))
+    assert [len(data.splits[s]) for s in Split] == [5_000, 5_000, 60_000]
+    assert len(np.unique(np.concatenate(list(data.splits.values())))) == 70_000
+    for split, half in ((Split.EVAL, 2_500), (Split.CALIBRATE, 5_000), (Split.TRAIN, 30_000)):
+        for ids in (data.splits[split][:half], data.splits[split][half:]):
+            assert set(np.bincount(data.labels[ids]).tolist()) <= {len(ids) // 10}
+    assert everything(data).mean().item() == pytest.approx(0.287, abs=2e-3)
+    wear = [data.read(np.flatnonzero(data.labels == k)[:500]).mean().item() for k in (2, 5)]
+    assert wear[0] > 2 * wear[1], "a pullover covers more than a sandal"
 
 
 # Folders and Parquet files of any images

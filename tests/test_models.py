@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,12 +21,17 @@ from safetensors.torch import save_file
 from torch import nn
 
 from benchmark.checkpoints import check_input, fingerprint, load_into, read_state
-from benchmark.data import DataRequest, Split
+from benchmark.config import load_config
+from benchmark.data import DataRequest, Dataset, Split
 from benchmark.errors import BenchError, DataError, RegistryError, SpecError
 from benchmark.loading import _laid_out
 from benchmark.victim import ModelRequest, Victim
+from registry.datasets.fashion_mnist import fashion_mnist
 from registry.datasets.mnist import mnist
-from registry.models import mnist_cnn, resnet_cifar, timm_zoo, torchvision_zoo
+from registry.models import fashion_cnn, mnist_cnn, resnet_cifar, timm_zoo, torchvision_zoo
+from registry.models.recipes import fashion_cnn as recipe_fashion
+from registry.models.recipes import mnist_cnn as recipe_mnist
+from registry.models.recipes.training import measure
 from registry.models.resnet_cifar import Block, CifarResNet
 
 RESNETS = {
@@ -116,30 +122,78 @@ def test_resnet_without_weights_says_how_to_give_them():
     one_line(error, "--checkpoint", "cifar10-resnet44.safetensors")
 
 
-def test_mnist_cnn_is_what_its_record_says():
-    record = json.loads(mnist_cnn.WEIGHTS.with_suffix(".json").read_text(encoding="utf-8"))
-    data = mnist(DataRequest("", None))
-    victim = mnist_cnn.mnist_cnn(request(shape=(1, 28, 28)))
-    assert record["data"]["fingerprint"] == data.fingerprint
+SHIPPED = {
+    "mnist-cnn": (mnist_cnn.mnist_cnn, mnist_cnn.SHIPPED, mnist, 0.98),
+    "fashion-cnn": (fashion_cnn.fashion_cnn, fashion_cnn.SHIPPED, fashion_mnist, 0.91),
+}
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_victim_is_what_its_record_says(name):
+    entry, shipped, dataset, least = SHIPPED[name]
+    record = json.loads(shipped.weights.with_suffix(".json").read_text(encoding="utf-8"))
+    victim = entry(request(shape=(1, 28, 28)))
     assert record["fingerprint"] == fingerprint(victim.network)
     assert record["parameters"] == sum(p.numel() for p in victim.network.parameters())
-    for split in (Split.CALIBRATE, Split.EVAL):
-        samples = data.take(split, len(data.splits[split]))
-        right = victim(samples.images).argmax(dim=1) == samples.labels
-        # Other processors may round a borderline digit to the other side.
-        assert right.double().mean() == pytest.approx(record["accuracy"][split], abs=0.0011)
-    assert record["accuracy"]["eval"] > 0.98
-    assert victim.features(samples.images[:2]).shape == (2, 64)
+    assert record["accuracy"]["eval"] > least
+    assert victim.features(torch.rand(2, 1, 28, 28)).shape == (2, shipped.widths[-1])
     assert victim.stages() == ("layer1", "layer2", "layer3")
+    try:
+        data = dataset(DataRequest("", load_config().data_root))
+    except DataError as error:
+        pytest.skip(str(error))
+    assert record["data"]["fingerprint"] == data.fingerprint
+    for split in (Split.CALIBRATE, Split.EVAL):
+        # Other processors may round a borderline image to the other side.
+        assert measure(victim, data, split) == pytest.approx(record["accuracy"][split], abs=0.0011)
 
 
-def test_mnist_cnn_refuses_other_images_and_classes():
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_victim_refuses_other_images_and_classes(name):
+    entry = SHIPPED[name][0]
     with pytest.raises(SpecError) as error:
-        mnist_cnn.mnist_cnn(request())
-    one_line(error, "1x28x28", "3x32x32")
+        entry(request())
+    one_line(error, f"'{name}'", "1x28x28", "3x32x32")
     with pytest.raises(DataError) as error:
-        mnist_cnn.mnist_cnn(request(classes=26, shape=(1, 28, 28)))
+        entry(request(classes=26, shape=(1, 28, 28)))
     one_line(error, "the checkpoint has 10 classes, the data set 26")
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_recipe_trains_on_the_first_images_of_the_split_and_repeats_itself(name):
+    recipe = {"mnist-cnn": recipe_mnist.RECIPE, "fashion-cnn": recipe_fashion.RECIPE}[name]
+    assert recipe.shipped is SHIPPED[name][1]
+    record = json.loads(recipe.shipped.weights.with_suffix(".json").read_text(encoding="utf-8"))
+    assert (record["images"], record["epochs"]) == (recipe.images, recipe.epochs)
+    assert record["recipe"].endswith(f".{recipe.name}") and record["data"]["name"] == recipe.data
+    labels, seen = np.tile(np.arange(10), 5), []
+
+    def read(ids):
+        seen.append(ids.tolist())
+        return torch.rand(len(ids), 1, 28, 28, generator=torch.Generator().manual_seed(0))
+
+    splits = {Split.EVAL: labels[:0], Split.TRAIN: np.arange(50)[::-1].copy()}
+    data = Dataset("toy", labels, tuple("0123456789"), splits, read, "f")
+    small, prints = replace(recipe, images=20, epochs=1), []
+    for _ in range(2):
+        torch.manual_seed(0)
+        network = recipe.shipped.network(10)
+        small.train(network, data)
+        prints.append(fingerprint(network))
+        assert not network.training
+    assert seen == [list(range(49, 29, -1))] * 2
+    assert prints[0] == prints[1]
+
+
+def test_garments_are_mirrored_or_not_and_shifted_by_whole_pixels():
+    images = torch.zeros(400, 1, 28, 28)
+    images[:, 0, 10, 5] = 1.0
+    shown = recipe_fashion.distort(images, torch.Generator().manual_seed(0))
+    places = {tuple(place) for place in (shown[:, 0] > 0.5).nonzero()[:, 1:].tolist()}
+    whole = (shown - shown.round()).abs().max()
+    assert whole < 1e-4 and shown.sum().item() == pytest.approx(400, rel=1e-4)
+    reach = range(-recipe_fashion.SHIFT, recipe_fashion.SHIFT + 1)
+    assert places == {(10 + y, x + dx) for y in reach for x in (5, 22) for dx in reach}
 
 
 # --- libraries ---
