@@ -67,12 +67,15 @@ class TransferSet:
 
     def images(self, numbers: Tensor) -> Tensor:
         """Make the images of these numbers, (m,); (m, C, H, W) in [0, 1]."""
-        found = self._pool.read(self._order[numbers % len(self._pool)])
-        copies = numbers >= len(self._pool)
+        size = len(self._pool)
+        places = numbers % size
+        found = self._pool.read(self._order[places])
+        copies = numbers >= size
         if copies.any():
             drawn = philox.uniforms(self._key, numbers[copies], 4)
-            others = self._pool.read(_places(drawn[:, 0], self._pool))
-            found[copies] = blend(found[copies], others, drawn[:, 1:])
+            others = _others(places[copies], drawn[:, 0], size)
+            partners = self._pool.read(self._order[others])
+            found[copies] = blend(found[copies], partners, drawn[:, 1:])
         return found
 
     def fresh(self, count: int, stream: torch.Generator) -> Tensor:
@@ -81,8 +84,10 @@ class TransferSet:
         waiting[self.numbers[self.numbers < len(waiting)]] = False
         numbers = waiting.nonzero().flatten()
         numbers = numbers[torch.randperm(len(numbers), generator=stream)[:count]]
-        copies = blended(self._pool, count - len(numbers), stream)
-        return torch.cat((self.images(numbers), copies)) if len(numbers) else copies
+        parts = [self.images(numbers)] if len(numbers) else []
+        if len(numbers) < count:
+            parts.append(blended(self._pool, count - len(numbers), stream))
+        return torch.cat(parts)
 
     def state_dict(self) -> dict[str, Tensor]:
         """What was asked and learned."""
@@ -96,9 +101,10 @@ class TransferSet:
 
 def blended(pool: Pool, count: int, stream: torch.Generator) -> Tensor:
     """Draw blended copies of a pool's images, (count, C, H, W)."""
-    drawn = torch.rand(count, 5, generator=stream)
-    one, other = (pool.read(_places(drawn[:, i], pool)) for i in range(2))
-    return blend(one, other, drawn[:, 2:])
+    places = torch.randint(len(pool), (count,), generator=stream)
+    drawn = torch.rand(count, 4, generator=stream)
+    others = _others(places, drawn[:, 0], len(pool))
+    return blend(pool.read(places), pool.read(others), drawn[:, 1:])
 
 
 def blend(one: Tensor, other: Tensor, drawn: Tensor) -> Tensor:
@@ -123,6 +129,7 @@ def blend(one: Tensor, other: Tensor, drawn: Tensor) -> Tensor:
     return wide[image, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
 
 
-def _places(drawn: Tensor, pool: Pool) -> Tensor:
-    """Turn uniform numbers in [0, 1], (n,), into places in a pool."""
-    return (drawn.double() * len(pool)).long().clamp_max(len(pool) - 1)
+def _others(places: Tensor, drawn: Tensor, size: int) -> Tensor:
+    """Choose another place below `size` for each, (n,), given uniform numbers in [0, 1], (n,)."""
+    ahead = (drawn.double() * (size - 1)).long().clamp_max(max(0, size - 2))
+    return (places + 1 + ahead) % size
