@@ -7,6 +7,8 @@ from torch import Tensor
 
 from benchmark.stealing.pool import Pool
 from benchmark.stealing.stealer import Scene, Stealer
+from registry.parts.clones import CloneName
+from registry.stealing.knockoff import Knockoff
 
 SHAPE, CLASSES = (1, 8, 8), 4
 
@@ -77,3 +79,22 @@ def _next(step, reply):
         return step.send(reply)
     except StopIteration:
         return None
+
+
+def knockoff(budget=100, seed=0, pool=None, **given):
+    attack = Knockoff(network=CloneName.CNN, **{"epochs": 2, **given})
+    attack.begin(tiny_scene(budget, seed, pool))
+    return attack
+
+
+def run(budget, **given):
+    attack, client = knockoff(budget, **given), Client()
+    spend(attack, budget, client)
+    return attack, client
+
+
+def places(images, pool):
+    """Places in the pool of images; -1 of those that are not in it."""
+    whole = pool.read(torch.arange(len(pool)))
+    same = (images[:, None] == whole[None]).flatten(2).all(2)
+    return torch.where(same.any(1), same.float().argmax(1), -1).tolist()

@@ -1,12 +1,13 @@
-"""Knockoff nets: what is asked, in which order, what is learned of it, and the bandit."""
+"""Knockoff nets: what is asked, in which order, and what is learned of it."""
 
 from __future__ import annotations
 
 import io
+import math
 
 import pytest
 import torch
-from stealing import CLASSES, SHAPE, Client, learned, spend, tiny_pool, tiny_scene
+from stealing import CLASSES, SHAPE, Client, knockoff, learned, run, spend
 from support import refusal
 from torch.nn.functional import cross_entropy
 
@@ -17,31 +18,11 @@ from benchmark.errors import SpecError
 from benchmark.loading import load_dataset, load_victim
 from benchmark.stealing.pool import open_pool
 from benchmark.stealing.stealer import Scene
-from registry.parts.bandit import Bandit
+from registry.parts import distil
 from registry.parts.clones import CloneName
-from registry.parts.transfer import blend
 from registry.stealing.knockoff import Knockoff, Labels, Strategy
 
 BOTH = pytest.mark.parametrize("strategy", list(Strategy))
-
-
-def knockoff(budget=100, seed=0, pool=None, **given):
-    attack = Knockoff(network=CloneName.CNN, **{"epochs": 2, **given})
-    attack.begin(tiny_scene(budget, seed, pool))
-    return attack
-
-
-def run(budget, **given):
-    attack, client = knockoff(budget, **given), Client()
-    spend(attack, budget, client)
-    return attack, client
-
-
-def places(images, pool):
-    """Places in the pool of images; -1 of those that are not in it."""
-    whole = pool.read(torch.arange(len(pool)))
-    same = (images[:, None] == whole[None]).flatten(2).all(2)
-    return torch.where(same.any(1), same.float().argmax(1), -1).tolist()
 
 
 def same(one, other):
@@ -70,29 +51,6 @@ def test_a_random_step_asks_128_queries_and_an_adaptive_one_64_images():
     assert run(300, repeats=3)[1].sizes == [126, 126, 48]
     assert run(300, strategy=Strategy.ADAPTIVE)[1].sizes == [64, 64, 22, 128, 22]
     assert run(300, strategy=Strategy.ADAPTIVE, repeats=3)[1].sizes == [192, 108]
-
-
-@BOTH
-def test_no_image_of_the_pool_comes_twice_before_all_came(strategy):
-    pool = tiny_pool()
-    _, client = run(150, strategy=strategy)
-    assert sorted(places(client.images, pool)) == list(range(150))
-    _, client = run(400, strategy=strategy)
-    assert sorted(places(client.images[:150], pool)) == list(range(150))
-    assert set(places(client.images[150:], pool)) == {-1}
-    assert len(client.images.flatten(1).unique(dim=0)) == 400
-
-
-def test_a_pool_of_one_image_is_shifted():
-    _, client = run(30, pool=tiny_pool(1, classes=1))
-    assert len(client.images) == 30
-    assert 5 <= len(client.images.flatten(1).unique(dim=0)) <= 9
-
-
-def test_a_pool_smaller_than_a_step_is_gone_through_several_times():
-    _, client = run(50, pool=tiny_pool(5))
-    assert sorted(places(client.images[:5], tiny_pool(5))) == list(range(5))
-    assert len(client.images.flatten(1).unique(dim=0)) == 50
 
 
 def test_the_random_order_is_that_of_the_seed_alone():
@@ -212,117 +170,26 @@ def test_a_run_that_is_taken_up_again_equals_one_that_was_not_cut(strategy, firs
         assert same(one.online.state_dict(), other.online.state_dict())
 
 
-def test_a_state_holds_no_image():
-    attack, _ = run(150)
-    sizes = {tuple(value.shape) for value in attack.state()["transfer"].values()}
-    assert sizes == {(150,), (150, CLASSES)}
-    assert set(attack.state()) == {"transfer"}
+def test_the_rate_falls_to_zero_along_a_cosine_over_all_steps(monkeypatch):
+    rates = []
+    monkeypatch.setattr(distil, "descend", lambda _clone, by, *_: rates.append(rate(by)))
+    attack, _ = run(100, epochs=3, batch=33, rate=0.4)
+    with pytest.warns(UserWarning, match="lr_scheduler.step"):  # nothing is trained here
+        list(attack.learn())
+    assert rates == pytest.approx([0.2 * (1 + math.cos(math.pi * i / 9)) for i in range(9)])
 
 
-@BOTH
-def test_samples_are_images_that_were_not_asked_about_and_move_no_stream(strategy):
-    pool = tiny_pool()
-    attack, client = run(100, strategy=strategy)
-    drawn = attack.sample(40, torch.Generator().manual_seed(3))
-    found = places(drawn, pool)
-    assert len(set(found)) == 40 and -1 not in found
-    assert not set(found) & set(places(client.images, pool))
-    many = places(attack.sample(70, torch.Generator().manual_seed(3)), pool)
-    assert many.count(-1) == 20 and len(set(many)) == 51
-    calm, other = run(100, strategy=strategy)
-    spend(attack, 100, client)
-    spend(calm, 100, other)
-    assert torch.equal(client.images, other.images)
-    used_up = attack.sample(30, torch.Generator().manual_seed(3))
-    assert set(places(used_up, pool)) == {-1} and used_up.shape == (30, *SHAPE)
-    assert torch.equal(used_up, attack.sample(30, torch.Generator().manual_seed(3)))
+def rate(optimizer):
+    return optimizer.param_groups[0]["lr"]
 
 
-def test_a_blend_mixes_two_images_and_shifts_the_mixture():
-    one, other = torch.rand(2, 3, 16, 8), torch.rand(2, 3, 16, 8)
-    drawn = torch.tensor([[0.25, 0.5, 0.5], [1.0, 0.0, 0.99]])  # in the middle; up to 2 either way
-    found = blend(one, other, drawn)
-    assert found[0].allclose(0.25 * one[0] + 0.75 * other[0])
-    moved = torch.zeros(3, 16, 8)
-    moved[:, 2:, :-2] = one[1, :, :-2, 2:]
-    assert torch.equal(found[1], moved)
-
-
-def bandit(classes=4, count=400):
-    return Bandit(torch.arange(count) % classes, classes, CLASSES)
-
-
-def test_the_policy_adds_up_to_one_and_stays_uniform_when_rewards_are():
-    chooser, stream = bandit(), torch.Generator().manual_seed(0)
-    for _ in range(8):
-        numbers = chooser.choose(16, stream)
-        chooser.reinforce(numbers, torch.full((16,), 0.7, dtype=torch.float64))
-        assert float(chooser.policy().sum()) == pytest.approx(1)
-    assert chooser.policy().allclose(torch.full((4,), 0.25, dtype=torch.float64))
-    chooser = bandit()
-    for _ in range(3):
-        numbers = chooser.choose(16, stream)
-        answer = torch.tensor([[0.6, 0.3, 0.1, 0.0]]).expand(16, -1)
-        chooser.update(numbers, answer, torch.full((16,), 1.3))
-    assert chooser.policy().allclose(torch.full((4,), 0.25, dtype=torch.float64))
-
-
-def test_the_policy_prefers_the_class_with_the_higher_reward():
-    chooser, stream = bandit(count=40_000), torch.Generator().manual_seed(0)
-    for _ in range(20):
-        numbers = chooser.choose(64, stream)
-        chooser.reinforce(numbers, (numbers % 4 == 2).double())
-    policy = chooser.policy()
-    assert policy.argmax() == 2 and policy[2] > 0.4
-    assert chooser.drawn.argmax() == 2
-    assert policy[[0, 1, 3]].std() < 0.05
-
-
-def test_one_step_of_the_bandit_is_the_formula():
-    chooser, stream = bandit(), torch.Generator().manual_seed(0)
-    numbers = chooser.choose(10, stream)
-    rewards = torch.arange(10).double()
-    chooser.reinforce(numbers, rewards)
-    wanted = [0.0] * 4
-    actions = (numbers % 4).tolist()
-    for action, reward in zip(actions, rewards.tolist(), strict=True):
-        gain = (reward - 4.5) / actions.count(action)
-        for label in range(4):
-            wanted[label] += gain * ((label == action) - 0.25)
-    assert chooser.preferences.tolist() == pytest.approx(wanted)
-
-
-def test_rewards_are_mean_z_scores_over_all_images_so_far():
-    chooser, stream = bandit(), torch.Generator().manual_seed(0)
-    answers = torch.rand((30, CLASSES), generator=stream, dtype=torch.float64)
-    answers, losses = answers / answers.sum(1, keepdim=True), torch.rand(30, dtype=torch.float64)
-    chooser.choose(30, stream)
-    found = chooser.rewards(answers, losses)
-    best = answers.sort(1, descending=True).values
-    above = (answers - answers.mean(0)).clamp_min(0).sum(1)
-    signals = torch.stack((best[:, 0] - best[:, 1], above, losses), 1)
-    wanted = ((signals - signals.mean(0)) / signals.std(0, correction=0)).mean(1)
-    assert found.allclose(wanted)
-    chooser.choose(1, stream)
-    certain = torch.tensor([[1.0, 0, 0, 0]], dtype=torch.float64)
-    found = chooser.rewards(certain, losses.mean()[None])
-    mean = torch.cat((answers, certain)).mean(0)
-    last = torch.stack((torch.ones(()), (certain[0] - mean).clamp_min(0).sum(), losses.mean()))
-    signals = torch.cat((signals, last[None]))
-    wanted = ((signals - signals.mean(0)) / signals.std(0, correction=0)).mean(1)
-    assert found.allclose(wanted[-1:])
-
-
-def test_a_class_that_is_used_up_or_has_no_image_is_not_drawn():
-    labels = torch.tensor([0] * 3 + [2] * 5)
-    chooser = Bandit(labels, 4, CLASSES)
-    numbers = chooser.choose(8, torch.Generator().manual_seed(0))
-    assert sorted(numbers.tolist()) == list(range(8))
-    chooser = Bandit(labels, 4, CLASSES)
-    chooser.preferences[0] = 2000.0  # beyond what an exponential can hold
-    numbers = chooser.choose(4, torch.Generator().manual_seed(0)).tolist()
-    assert sorted(numbers[:3]) == [0, 1, 2] and labels[numbers[3]] == 2
-    assert chooser.policy().tolist() == [0, 0, 1, 0]
+def test_while_asking_a_clone_learns_from_every_batch_but_from_no_single_image():
+    attack, client = knockoff(strategy=Strategy.ADAPTIVE), Client()
+    weights = [value.clone() for value in attack.online.state_dict().values()]
+    spend(attack, 1, client)
+    assert all(map(torch.equal, weights, attack.online.state_dict().values()))
+    spend(attack, 2, client)
+    assert not any(map(torch.equal, weights, attack.online.state_dict().values()))
 
 
 def test_answers_steer_the_adaptive_strategy():
