@@ -45,6 +45,7 @@ def place(tmp_path):
 
 def steal(place, out, **more: Any) -> pd.DataFrame:
     given = {"attacks": "copycat", **SMALL, **more}
+    given["attacks"] += ",surrogate[epochs=1]"
     return api.steal(out=out, jobs=1, surroundings=place, **given)
 
 

@@ -16,6 +16,7 @@ _WIDTH, _BLOCKS = 2, 3  # of WRN-22-2: (22 - 4) / 6 blocks a stage
 class CloneName(StrEnum):
     """Architectures of clones."""
 
+    USUAL = "usual"  # cnn for grey images, resnet20 for colours
     CNN = "cnn"  # three convolutions, 1.9 MMAC for 28x28
     RESNET20 = "resnet20"  # 41 MMAC for 32x32
     WRN_22_2 = "wrn-22-2"  # 158 MMAC for 32x32; MAZE's own
@@ -40,6 +41,8 @@ class Centred(nn.Module):
 
 def clone_of(name: CloneName, channels: int, num_classes: int) -> nn.Module:
     """Build a clone with fresh weights from the global random stream."""
+    if name is CloneName.USUAL:
+        name = CloneName.CNN if channels == 1 else CloneName.RESNET20
     if name is CloneName.CNN:
         return Centred(_cnn(channels, num_classes))
     if name is CloneName.RESNET20:

@@ -74,7 +74,7 @@ class Trainer:
         else:
             self._trained = [p for p in network.parameters() if p.requires_grad]
             self._optimizer = torch.optim.Adam(self._trained, schedule.rate)
-        steps = max(1, schedule.epochs * len(self._split(torch.arange(len(self._images)))))
+        steps = max(1, schedule.epochs * len(cut(torch.arange(len(self._images)), schedule.batch)))
         self._rates = torch.optim.lr_scheduler.OneCycleLR(
             self._optimizer, schedule.rate, total_steps=steps + 1, pct_start=0.2
         )
@@ -84,14 +84,9 @@ class Trainer:
         """Yield images, shifted at random and (in colour) mirrored, and their labels."""
         for _ in range(self._schedule.epochs):
             order = torch.randperm(len(self._images), generator=self.noise)
-            for index in self._split(order):
-                images = self._moved(self._images[index])
+            for index in cut(order, self._schedule.batch):
+                images = moved(self._images[index], self.noise)
                 yield images.to(self._victim.mean), self._labels[index].to(self._victim.mean.device)
-
-    def _split(self, order: Tensor) -> list[Tensor]:
-        """Cut an order into batches; a last image alone is left out (see `parts.single`)."""
-        parts = list(torch.split(order, self._schedule.batch))
-        return parts[:-1] if len(parts) > 1 and len(parts[-1]) == 1 else parts
 
     def step(self, loss: Tensor) -> float:
         """Take a step down the loss; return the share of the training that is done."""
@@ -111,16 +106,24 @@ class Trainer:
         drawn = torch.rand(like.shape, generator=self.noise, dtype=like.dtype)
         return drawn.mul_(2).sub_(1).to(like.device)
 
-    def _moved(self, images: Tensor) -> Tensor:
-        _, channels, height, width = images.shape
-        far = max(height, width) // _SHIFT
-        wide = pad(images, (far, far, far, far))
-        down, right = torch.randint(2 * far + 1, (2,), generator=self.noise).tolist()
-        images = wide[:, :, down : down + height, right : right + width]
-        if channels > 1:
-            mirrored = torch.rand(len(images), generator=self.noise) < 0.5
-            images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
-        return images
+
+def cut(order: Tensor, batch: int) -> list[Tensor]:
+    """Cut an order into batches; a last image alone is left out (see `parts.single`)."""
+    parts = list(torch.split(order, batch))
+    return parts[:-1] if len(parts) > 1 and len(parts[-1]) == 1 else parts
+
+
+def moved(images: Tensor, noise: torch.Generator) -> Tensor:
+    """Shift images, (n, C, H, W), together by up to an eighth, and mirror some if in colour."""
+    _, channels, height, width = images.shape
+    far = max(height, width) // _SHIFT
+    wide = pad(images, (far, far, far, far))
+    down, right = torch.randint(2 * far + 1, (2,), generator=noise).tolist()
+    images = wide[:, :, down : down + height, right : right + width]
+    if channels > 1:
+        mirrored = torch.rand(len(images), generator=noise) < 0.5
+        images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
+    return images
 
 
 def _sgd(weights: list[Tensor], others: list[Tensor], rate: float) -> torch.optim.Optimizer:
