@@ -9,7 +9,7 @@ from benchmark.measured_counterparts import Line, beside
 from benchmark.reference import Reference
 from benchmark.reported import CLEAN, FAILURES
 from benchmark.standings import Board, Setting
-from benchmark.suites import suites
+from benchmark.suites import ATTACK, suites
 
 _SETTING = ("dataset", "model", "images", "protocol")
 _THREAT = ("norm", "eps", "aim", "budgets")
@@ -18,7 +18,7 @@ Report = tuple[str, list[str], list[list[str]]]  # of one victim: title, heading
 
 def lines_of(reference: Reference) -> list[Line]:
     """Numbers beside what a reference folder measured; none unless a suite has its name."""
-    found = counterparts(reference.name) if reference.name in suites() else None
+    found = counterparts(reference.name) if reference.name in suites(ATTACK) else None
     lines = beside(found, reference) if found else []
     return [line for line in lines if line.measured is not None and line.row.metric != FAILURES]
 

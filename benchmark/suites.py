@@ -24,10 +24,11 @@ _COMMANDS = {ATTACK: "bench run", STEAL: "bench steal"}
 _AXES = ("model", "seed")  # fields that a suite may give several values
 
 
-def suites() -> list[str]:
-    """Names of the built-in suites."""
+def suites(task: str | None = None) -> list[str]:
+    """Names of the built-in suites, of one task or of all."""
     files = resources.files(_FOLDER).iterdir()
-    return sorted(f.name.removesuffix(".yaml") for f in files if f.name.endswith(".yaml"))
+    names = sorted(f.name.removesuffix(".yaml") for f in files if f.name.endswith(".yaml"))
+    return [name for name in names if task in {None, load_suite(name).data.get("task", ATTACK)}]
 
 
 def load_suite(name: str, task: str | None = None) -> Located:
@@ -41,14 +42,12 @@ def load_suite(name: str, task: str | None = None) -> Located:
         RegistryError: If there is no such suite.
         SpecError: If the file is not a YAML mapping, or of another task.
     """
-    path, builtin = Path(name), suites()
-    source: Path | Traversable
+    path = Path(name)
+    source: Path | Traversable = resources.files(_FOLDER).joinpath(f"{name}.yaml")
     if path.suffix in {".yaml", ".yml"} and path.is_file():
         source = path
-    elif name in builtin:
-        source = resources.files(_FOLDER).joinpath(f"{name}.yaml")
-    else:
-        raise RegistryError(f"unknown suite '{name}'. {suggestion(name, builtin)}")
+    elif not source.is_file():
+        raise RegistryError(f"unknown suite '{name}'. {suggestion(name, suites())}")
     try:
         text = source.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:

@@ -15,7 +15,13 @@ from benchmark import api, catalogue, cli, loading
 BENCH = Path(sys.executable).with_name("bench")
 SMALL = ["--images", "4", "--queries", "5", "--shard", "2", "--jobs", "1"]
 TABLES = ("cells.csv", "shards.csv", "images.parquet")
-KINDS = (catalogue.ATTACKS, catalogue.DEFENSES, catalogue.MODELS, catalogue.DATASETS)
+KINDS = (
+    catalogue.ATTACKS,
+    catalogue.DEFENSES,
+    catalogue.MODELS,
+    catalogue.DATASETS,
+    catalogue.STEALERS,
+)
 
 # Eight images of label 0, told apart by their first pixel: 0, 0.1, 0.2, 0.3 in split eval.
 WORLD = '''

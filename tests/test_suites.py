@@ -11,7 +11,7 @@ from benchmark.config import Config
 from benchmark.errors import BenchError, SpecError
 from benchmark.plan import draft, plan
 from benchmark.request import Exclusion
-from benchmark.suites import load_suite, make_requests, suites
+from benchmark.suites import ATTACK, load_suite, make_requests, suites
 from benchmark.surroundings import Surroundings
 
 HERE = Surroundings(Config())
@@ -112,7 +112,7 @@ def test_a_mistake_in_what_is_given_is_not_the_files(suite):
         make_requests(suite(), attacks="ness")
 
 
-@pytest.mark.parametrize("name", suites())
+@pytest.mark.parametrize("name", suites(ATTACK))
 def test_a_built_in_suite_is_right(name):
     assert load_suite(name).data["summary"]
     assert make_requests(name)

@@ -10,6 +10,8 @@ import typer
 from benchmark import api
 from benchmark.commands.options import Out
 from benchmark.side_by_side import side_by_side
+from benchmark.stealing.reported import steals_side_by_side
+from benchmark.suites import STEAL, load_suite
 
 
 def compare(
@@ -21,4 +23,6 @@ def compare(
     ] = None,
 ) -> None:
     """Print what a paper reports next to what was measured, and what differs."""
-    typer.echo(side_by_side(suite, out if reference is None else reference / Path(suite).stem))
+    folder = out if reference is None else reference / Path(suite).stem
+    stolen = load_suite(suite).data.get("task") == STEAL
+    typer.echo((steals_side_by_side if stolen else side_by_side)(suite, folder))

@@ -1,0 +1,184 @@
+"""Stealing: suites, reported numbers beside measured ones, leaderboards, and the command."""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import command
+import pandas as pd
+import pytest
+from command import refused
+from support import refusal
+
+from benchmark import leaderboard
+from benchmark.catalogue import STEALERS
+from benchmark.errors import SpecError, StoreError
+from benchmark.records import names
+from benchmark.stealing.board import read_steals
+from benchmark.stealing.display import lines_of
+from benchmark.stealing.reported import read_steal_table, steals_side_by_side
+from benchmark.stealing.rows import StealRow
+from benchmark.stealing.suites import make_steals
+from benchmark.suites import STEAL, make_requests, suites
+
+bench = command.bench
+REFERENCE = Path(__file__).parents[1] / "results" / "reference"
+
+
+def row(**given):
+    """One row of `steals.csv`."""
+    usual = dict.fromkeys(names(StealRow))
+    usual |= {
+        "dataset": "cifar10", "model": "resnet56", "pool": "cifar10", "defense": "none",
+        "attack": "knockoff", "scores": "log-probabilities", "seeds": "0", "budget": 50_000,
+        "queries": 50_000, "on_the_way": False, "images": 100, "victim_accuracy": 0.93,
+        "clean_accuracy": 0.93, "clean_accuracy_single": 0.93, "method": "pgd", "eps": 8 / 255,
+        "robust_accuracy": 0.4, "robust_accuracy_low": 0.3, "robust_accuracy_high": 0.5,
+        "robust_accuracy_single": 0.4, "parameters": "{}", "transfer": "x", "device": "cpu",
+        "versions": "", "clone_accuracy": 0.8, "agreement": 0.82,
+    }  # fmt: skip
+    return {**usual, **given}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Results with three seeds, an ensemble, two checkpoints, two pools and a defense."""
+    rows = [
+        row(defense=defense, seeds=seeds, budget=budget, pool=pool, robust_accuracy=share)
+        for defense, plus in (("none", 0.0), ("rnd[sigma=0.02]", 0.2))
+        for pool in ("cifar10", "mnist")
+        for budget in (5000, 50_000)
+        for seeds, share in (("0", 0.30 + plus), ("1", 0.40 + plus), ("0+1", 0.20 + plus))
+    ]
+    rows.append(row(attack="noise", pool=None, queries=0, budget=0, method="sign-noise"))
+    (tmp_path / "all" / "x").mkdir(parents=True)
+    table = pd.DataFrame(rows, columns=names(StealRow))
+    table.to_csv(tmp_path / "all" / "x" / "steals.csv", index=False)
+    return tmp_path / "all" / "x"
+
+
+def test_seeds_are_put_together_and_ensembles_stand_beside(folder):
+    lines = lines_of(read_steals(folder / "steals.csv"))
+    assert len(lines) == 2 * 2 * 2 + 1
+    first = lines[0]
+    assert (first["defense"], first["pool"], first["queries"]) == ("none", "cifar10", "5000")
+    assert first["pgd"] == "35.0 ± 7.1" and first["pgd, all clones"] == "20.0"
+    assert first["clone"] == "80.0" and "verdict" not in first
+    assert lines[-1]["sign-noise"] == "40.0" and lines[-1]["queries"] == ""
+
+
+def test_a_checkpoint_on_the_way_is_marked(folder):
+    rows = read_steals(folder / "steals.csv").assign(on_the_way=True)
+    assert lines_of(rows)[0]["queries"] == "5000…"
+
+
+def test_leaderboards_have_a_page_and_a_picture_of_every_theft(folder):
+    root = folder.parent
+    made = leaderboard.build(REFERENCE)
+    (root / "smoke").mkdir()
+    for name in ("cells.csv", "defenses.csv"):
+        (root / "smoke" / name).write_bytes((REFERENCE / "smoke" / name).read_bytes())
+    files = leaderboard.build(root)
+    assert {"x.md", "x-1-steals.svg"} <= set(files) and "x.md" not in made
+    page = files["x.md"].decode()
+    assert "![Robust accuracy and clone accuracy against queries](x-1-steals.svg)" in page
+    assert re.search(r"\| rnd\[sigma=0.02\] .* 55.0 ± 7.1 ", page)
+    assert "[x](x.md)" in files["README.md"].decode()
+    assert files == leaderboard.build(root)
+    drawn = ET.fromstring(files["x-1-steals.svg"])
+    words = [text.text for text in drawn.iter("{http://www.w3.org/2000/svg}text")]
+    assert {"mnist", "clone accuracy, %", "rnd[sigma=0.02]", "5000", "50000"} <= set(words)
+
+
+@pytest.mark.parametrize("change", [lambda t: t.drop(columns="verdict"), lambda t: t.iloc[:0]])
+def test_a_table_of_another_form_is_refused(folder, change):
+    path = folder / "steals.csv"
+    change(pd.read_csv(path)).to_csv(path, index=False)
+    assert "columns that results/README.md documents" in refusal(
+        StoreError, lambda: read_steals(path)
+    )
+
+
+@pytest.mark.parametrize("name", suites(STEAL))
+def test_a_suite_of_stealing_names_what_there_is(name):
+    requests = make_steals(name)
+    assert requests and all(one.attacks for one in requests)
+    for one in requests:
+        assert one.checkpoints()[-1] == one.queries
+        assert {STEALERS.choose(text).entry.kind for text in one.attacks} == {"stealing attack"}
+
+
+def test_options_win_over_a_suite():
+    for one in make_steals("stealing-small", queries=100, budgets="50", seeds="4"):
+        assert (one.checkpoints(), one.seeds) == ((50, 100), (4,))
+
+
+def test_a_suite_goes_with_its_own_command():
+    message = refusal(SpecError, lambda: make_requests("unig-table4"))
+    assert message.endswith("is of task 'steal': bench steal unig-table4")
+    message = refusal(SpecError, lambda: make_steals("smoke"))
+    assert message.endswith("is of task 'attack': bench run smoke")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("task: steel\nattacks: [knockoff]", "line 1: unknown task 'steel'. Did you mean: steal?"),
+        ("task: steal\nattacks: [knockof]", "line 2: unknown stealing attack 'knockof'"),
+        ("task: steal\nattacks: [knockoff]\npool: mnits", "line 3: unknown dataset 'mnits'"),
+        ("task: steal\nattacks: [knockoff]\nseeds: [a]", "line 3: seeds=a is not allowed"),
+        ("task: steal\nattacks: [knockoff]\nnorm: l2", "line 3 has an unknown field 'norm'"),
+        ("task: steal\ndataset: mnist", "attacks"),
+    ],
+)
+def test_mistakes_in_a_suite_are_told_with_their_line(tmp_path, text, message):
+    path = tmp_path / "own.yaml"
+    path.write_text(f"{text}\n", encoding="utf-8")
+    found = refusal(Exception, lambda: make_steals(str(path)))
+    assert message in found
+
+
+def test_the_papers_numbers_stand_beside_ours(folder):
+    text = steals_side_by_side("unig-table4", folder)
+    lines = [re.split(r"  +", line.strip()) for line in text.splitlines()]
+    # victim, defense, attack, queries, reported, measured, of, with
+    assert [
+        "preactresnet18",
+        "none",
+        "knockoff",
+        "30000000",
+        "21.95",
+        "35.0",
+        "resnet56",
+        "50000",
+    ] in lines
+    assert ["preactresnet18", "rnd[sigma=0.02]", "clean", "90.91", "93.0", "resnet56"] in lines
+    assert any(
+        line[2:3] == ["maze@official[network=wrn-22-2]"] and line[-1] == "not measured"
+        for line in lines
+    )
+
+
+def test_a_number_without_a_counterpart_is_told(tmp_path):
+    path = tmp_path / "own.yaml"
+    text = (Path(__file__).parents[1] / "registry/suites/unig-table4.yaml").read_text("utf-8")
+    path.write_text(text.replace("dent: dent@unig, ", ""), encoding="utf-8")
+    assert "no 'dent'" in refusal(SpecError, lambda: read_steal_table(str(path)))
+
+
+def test_the_command_steals_and_prints(bench, tmp_path):
+    outcome = bench(
+        "steal", "--attacks", "knockoff[epochs=1],surrogate[epochs=1]", "--queries", "200",
+        "--budgets", "100", "--images", "40", "--seeds", "0", "--jobs", "1",
+        "--out", str(tmp_path / "r"),
+    )  # fmt: skip
+    assert "knockoff[epochs=1]" in outcome.out and "white-box" in outcome.out
+    assert str(tmp_path / "r" / "steals.csv") in outcome.out
+    assert bench("verify", str(tmp_path / "r")).code == 0
+
+
+def test_the_command_refuses_in_a_line(bench, tmp_path):
+    assert "give --attacks a,b or a suite" in refused(bench("steal"))
+    assert "Did you mean: knockoff" in refused(bench("steal", "--attacks", "knockof"))
