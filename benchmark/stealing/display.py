@@ -37,12 +37,12 @@ def lines_of(rows: pd.DataFrame) -> list[dict[str, str]]:
         says nothing in any line is left out.
     """
     rows = rows.assign(pool=rows["pool"].fillna(""))
-    together = rows["seeds"].str.contains("+", regex=False)
     lines = []
-    for place, group in rows[~together].groupby(_GROUP, sort=False):
-        same = (rows[_GROUP] == place).all(axis=1)
-        lines.append({**_line(group), "pgd, all clones": _robust(rows[same & together], "pgd")})
-        lines[-1]["verdict"] = ", ".join(dict.fromkeys(group["verdict"].dropna()))
+    for _, group in rows.groupby(_GROUP, sort=False):
+        together = group["seeds"].str.contains("+", regex=False)
+        single = group[~together]
+        lines.append({**_line(single), "pgd, all clones": _robust(group[together], Method.PGD)})
+        lines[-1]["verdict"] = ", ".join(dict.fromkeys(single["verdict"].dropna()))
     used = [name for name in lines[0] if any(line[name] for line in lines)]
     if len({line["pool"] for line in lines if line["pool"]}) < 2:
         used.remove("pool")

@@ -34,6 +34,8 @@ def make_steals(suite: str | None = None, **given: Any) -> list[StealRequest]:
 
 def _made(source: Located, run: SuiteRun, given: Mapping[str, Any]) -> StealRequest:
     """Make the request of one run; mistakes are told with their lines."""
+    if not {**run.fields, **given}.get("attacks"):
+        raise SpecError(f"{source.name} names no stealing attack")
     places = {name: place for name, place in run.places.items() if name not in given}
     try:
         request = checked_steal({**run.fields, **given})
