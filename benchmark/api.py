@@ -135,12 +135,12 @@ def execute_requests(
     console: Console,
 ) -> list[pd.DataFrame]:
     """Run checked requests together; the cells of each. See `run`."""
-    with _billed(console):
+    with billed(console):
         return _execute(requests, surroundings, out, workers, console)
 
 
 @contextmanager
-def _billed(console: Console) -> Iterator[None]:
+def billed(console: Console) -> Iterator[None]:
     """Say at the end, however it ends, what endpoints were asked."""
     with counted() as bills:
         try:
@@ -264,7 +264,7 @@ def find_strengths(
     if not request.match_drop:
         raise SpecError("no drop was named: give --match-drop 1,2")
     forget()
-    with _billed(console):
+    with billed(console):
         return _search(request, surroundings, out, jobs, console)
 
 

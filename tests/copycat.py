@@ -19,6 +19,7 @@ SOURCE = Source(paper="none", url="https://example.org", year=2026)
 class Copycat(Stealer):
     batch: int = 50
     rate: float = 0.5
+    least: int = 1
     cheat: str = ""
 
     def blank(self, channels: int, num_classes: int) -> nn.Module:
@@ -35,7 +36,7 @@ class Copycat(Stealer):
 
     def step(self, left: int) -> Asking:
         count = min(self.batch, left)
-        if not count:
+        if left < self.least:
             return
         places = torch.randint(len(self.scene.pool), (count,), generator=self.noise)
         images = self.scene.pool.read(places)

@@ -191,6 +191,37 @@ def test_a_theft_that_was_killed_goes_on_as_if_it_had_not_been(
         assert all(torch.equal(pair[0][name], pair[1][name]) for name in pair[0])
 
 
+def test_a_state_whose_clones_lie_elsewhere_is_not_used(place, tmp_path):
+    theft = one_theft(place)
+    whole = TheftStep(theft, tmp_path / "a").run(place)["rows"]
+    assert state_file(place.config.cache_folder, theft.key).is_file()
+    assert TheftStep(theft, tmp_path / "b").run(place)["rows"] == whole
+    assert len(list((tmp_path / "b" / "clones").iterdir())) == 3
+
+
+def test_a_stateful_defense_is_begun_again(place, tmp_path):
+    theft = one_theft(place, defenses="blacklight")
+    assert theft.defense.name == "blacklight"
+    TheftStep(theft, tmp_path).run(place)
+    assert not state_file(place.config.cache_folder, theft.key).exists()
+
+
+def test_a_budget_below_the_first_step_is_told(place, tmp_path):
+    theft = one_theft(place, attacks="copycat[least=150]")
+    with pytest.raises(QueryError, match="asks nothing up to 100 queries"):
+        TheftStep(theft, tmp_path).run(place)
+
+
+def test_a_damaged_file_is_told_and_its_work_done_again(place, tmp_path, capsys):
+    rows = steal(place, tmp_path)
+    for kind in (THEFTS, TRANSFERS):
+        path = sorted((tmp_path / kind).glob("*.json"))[0]
+        path.write_text("{", encoding="utf-8")
+        capsys.readouterr()
+        assert steal(place, tmp_path).equals(rows)
+        assert "is damaged" in capsys.readouterr().err
+
+
 def test_a_damaged_state_is_named_and_not_used(place, tmp_path):
     theft = one_theft(place)
     path = state_file(place.config.cache_folder, theft.key)

@@ -17,16 +17,18 @@ from typing import Any
 import pandas as pd
 from rich.console import Console
 
-from benchmark.api import RESULTS, ShardsFailedError, keep_strengths, warn
+from benchmark.api import RESULTS, ShardsFailedError, billed, keep_strengths, warn
 from benchmark.backends import Workers
 from benchmark.config import load_config
 from benchmark.display import told_of
+from benchmark.errors import StoreError
 from benchmark.loading import forget
 from benchmark.preparation import prepare
 from benchmark.scheduler import execute
 from benchmark.stealing.outcome import theft_content, transfer_content
 from benchmark.stealing.plan import StealPlan, draft, plan
 from benchmark.stealing.request import StealRequest
+from benchmark.stealing.spec import Theft
 from benchmark.stealing.suites import make_steals
 from benchmark.stealing.tables import rebuild_steals
 from benchmark.store import LOOKS, THEFTS, TRANSFERS, Store
@@ -77,6 +79,17 @@ def execute_steals(
     console: Console,
 ) -> list[pd.DataFrame]:
     """Run checked requests together; the rows of each. See `steal`."""
+    with billed(console):
+        return _execute(requests, surroundings, out, workers, console)
+
+
+def _execute(
+    requests: Sequence[StealRequest],
+    surroundings: Surroundings,
+    out: Path,
+    workers: Workers,
+    console: Console,
+) -> list[pd.DataFrame]:
     if workers.devices:
         surroundings = replace(surroundings, device=workers.devices[0])
     forget()  # files may have changed since an earlier run in this process
@@ -122,24 +135,28 @@ class _Team:
         thefts = {one.key: one for planned in plans for one in planned.thefts}
         looks = {one.key: one for planned in plans for one in planned.looks}
         todo = [TheftStep(one, folder) for one in thefts.values() if not self._stolen(one, folder)]
-        unseen = [one for key, one in looks.items() if self._store.read(key, LOOKS) is None]
+        unseen = [one for key, one in looks.items() if not self._there(key, LOOKS)]
         failed = self._all([*unseen, *todo])
         transfers = {one.key: one for planned in plans for one in planned.transfers}
         there = [one for one in transfers.values() if self._possible(one.thefts)]
-        steps = [
-            TransferStep(one, folder)
-            for one in there
-            if self._store.read(one.key, TRANSFERS) is None
-        ]
+        steps = [TransferStep(one, folder) for one in there if not self._there(one.key, TRANSFERS)]
         return [*failed, *self._all(steps)]
 
-    def _stolen(self, theft: Any, folder: Path) -> bool:
+    def _stolen(self, theft: Theft, folder: Path) -> bool:
         """It is stored, and so are the weights of its clones."""
         files = (clone_file(folder, theft.key, budget) for budget in theft.budgets)
-        return self._store.read(theft.key, THEFTS) is not None and all(f.is_file() for f in files)
+        return self._there(theft.key, THEFTS) and all(file.is_file() for file in files)
 
     def _possible(self, thefts: Sequence[str]) -> bool:
-        return all(self._store.read(key, THEFTS) is not None for key in thefts)
+        return all(self._there(key, THEFTS) for key in thefts)
+
+    def _there(self, key: str, kind: str) -> bool:
+        """It is stored; of a damaged file it is told that its work is done again."""
+        try:
+            return self._store.read(key, kind) is not None
+        except StoreError as error:
+            warn([f"{error}; it is done again"], self._console)
+            return False
 
     def _all(self, work: Sequence[Work]) -> list[Report]:
         """Do pieces of work that do not depend on each other, and store what comes of them."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from benchmark.catalogue import DATASETS, STEALERS
+from benchmark.choices import check_shown
 from benchmark.errors import SpecError
 from benchmark.loading import load_dataset, load_victim
 from benchmark.matching import Calibration
@@ -70,6 +71,7 @@ def draft(request: StealRequest, surroundings: Surroundings) -> StealDraft:
         BenchError: For anything that cannot run.
     """
     called = roster(request.defended(), surroundings)
+    check_shown(called.request, called.subject, surroundings)
     request.checkpoints()
     choices = {str(choice): choice for choice in map(STEALERS.choose, _with_lines(request))}
     usual = DATASETS.choose(request.dataset).entry.facts.eps.get(Norm.LINF)

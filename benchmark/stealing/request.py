@@ -104,6 +104,7 @@ class StealRequest(BaseModel):
             model=self.model,
             images=self.images,
             match_drop=self.match_drop,
+            scores=self.scores,
             shard=COMPANY,
         )
 
