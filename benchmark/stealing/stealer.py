@@ -112,7 +112,8 @@ class Stealer:
                 setattr(self, name, state[name])
 
     def _lasting(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "scene"}
+        given = {"scene", *getattr(self, "__dataclass_fields__", {})}
+        return {name: value for name, value in vars(self).items() if name not in given}
 
 
 def _put_away(value: Any) -> Any:
