@@ -232,11 +232,15 @@ def test_the_replay_gets_the_last_clone_batch_alone(fits):
     attack = begun()
     asked = step(attack, oracle())
     last = asked[-1].mul(255).round().div(255)
-    for images, answers, *_ in fits[3:]:
+    for images, answers, *_ in fits[3:5]:
         near = torch.cdist(images.flatten(1), last.flatten(1)).argmin(1)
         assert torch.allclose(images, last[near])
         assert torch.allclose(answers, oracle()(asked[-1])[near])
-    assert len(attack.kept) == 8
+    sizes = [len(attack.kept)]
+    for _ in range(3):
+        step(attack, oracle())
+        sizes.append(len(attack.kept))
+    assert sizes == [8, 16, 24, 32]
 
 
 def test_an_oracle_that_is_the_clone_gives_the_generator_nothing_to_learn():
@@ -257,6 +261,20 @@ def test_an_oracle_that_is_the_clone_gives_the_generator_nothing_to_learn():
 
     assert moved(same) < 1e-4 * moved(oracle())
     assert max(seen) < 1e-6
+
+
+def test_the_generator_follows_the_mean_of_its_images_estimates(monkeypatch):
+    found = []
+
+    def recorded(*given):
+        found.append(forward_differences(*given))
+        return found[-1]
+
+    monkeypatch.setattr(maze, "forward_differences", recorded)
+    attack = begun()
+    step(attack, oracle())
+    bias = attack.generator.layers[-1].bias  # added to every pre-activation
+    assert torch.allclose(bias.grad, found[0].sum((0, 2, 3)) / 8, rtol=1e-4)
 
 
 def test_the_gradient_of_the_generator_is_clipped():
@@ -554,3 +572,37 @@ def test_presets_are_the_official_and_the_adaptive_attack(name):
     assert (official["clip"], official["repeats"]) == (None, 1)
     adaptive = STEALERS.choose(f"{name}@adaptive").values
     assert adaptive["mu"] >= 0.1 and adaptive["clip"] and adaptive["repeats"] > 1
+
+
+# --- strength ---
+
+
+def smooth(count, seed):
+    rough = torch.rand((count, 1, 4, 4), generator=stream(seed))
+    return nn.functional.interpolate(rough, scale_factor=3, mode="bilinear")
+
+
+def convolutional():
+    """Make a small fixed victim whose classes are equally frequent on smooth images."""
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        layers = (nn.Conv2d(1, 16, 3, 1, 1), nn.ReLU(), nn.MaxPool2d(3), nn.Flatten())
+        network = nn.Sequential(*layers, nn.Linear(256, CLASSES)).requires_grad_(False)
+    logits = network(smooth(500, 1))
+    return lambda images: ((network(images) - logits.mean(0)) / logits.std(0) * 2).softmax(1)
+
+
+@BOTH
+def test_the_clone_comes_to_agree_with_the_victim_on_images_it_never_asked(build):
+    ask, held = convolutional(), smooth(400, 2)
+    attack = build(batch=32, width=32, latent=20, replay_steps=5)
+    attack.begin(scene(20 * attack.cost + attack.upfront, (1, 12, 12)))
+
+    def agreement():
+        list(attack.learn())
+        return (attack.clone(held).argmax(1) == ask(held).argmax(1)).float().mean().item()
+
+    start = agreement()
+    spent(attack, ask, attack.scene.budget)
+    assert start < 0.3
+    assert agreement() > 0.5

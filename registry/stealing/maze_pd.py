@@ -77,7 +77,7 @@ class MazePd(Maze):
             self.seeded = True
 
     def _known_slopes(self, activations: Tensor) -> Tensor:
-        activations = activations.requires_grad_()
+        activations = activations.detach().requires_grad_()
         looks = self.critic(pixels(activations)).sum()
         (slopes,) = torch.autograd.grad(-self.alpha * looks, activations)
         return slopes
