@@ -10,10 +10,10 @@ from torch import Tensor
 
 from benchmark.defended import Defended
 from benchmark.rng import RowRng
+from benchmark.stealing.divergence import divergence
 
 Network = Callable[[Tensor], Tensor]
 
-_LEAST = 1e-12  # of a probability whose logarithm is taken
 _BATCH = 200
 
 
@@ -63,10 +63,9 @@ def likeness(
         Share of images on which both have the same label, and the mean over images of the
         Kullback-Leibler divergence of the clone's answer from the victim's, nats.
     """
-    logs = logits_of(clone, images).log_softmax(1)
-    same = (logs.argmax(1) == mean.argmax(1)).double().mean()
-    apart = (mean * (mean.clamp_min(_LEAST).log() - logs)).sum(1)
-    return float(same), float(apart.double().mean())
+    logits = logits_of(clone, images)
+    same = (logits.argmax(1) == mean.argmax(1)).double().mean()
+    return float(same), float(divergence(mean, logits).double().mean())
 
 
 @torch.no_grad()
