@@ -5,9 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
-from scipy.optimize import isotonic_regression
+
+from benchmark.late import Late
+
+optimize: Any = Late("scipy.optimize")
 
 _TOLERANCE = 0.001  # a tenth of a point
 _OCTAVES, _MOST = 7, 32  # strengths of the first look, each half of the next
@@ -86,7 +90,7 @@ class Curve:
         while octaves[0].drop > target and len(octaves) < _MOST:
             octaves.insert(0, self.at(octaves[0].strength / 2))
         drops = np.array([point.drop for point in octaves])
-        monotone = isotonic_regression(drops).x
+        monotone = optimize.isotonic_regression(drops).x
         errors = np.array([max(point.error, _TOLERANCE / 2) for point in octaves])
         bend = float((np.abs(drops - monotone) / errors).max())
         if monotone[-1] < target - _TOLERANCE:

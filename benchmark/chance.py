@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binom
 
 from benchmark.differences import unequal
-from benchmark.statistics import holm, mcnemar
+from benchmark.statistics import holm, mcnemar, stats
 
 LEVEL = 0.001  # chance that any test of a rerun is significant though nothing was changed
 # Share of a cell's images that rounding moves, at most, as measured (docs/reliability.md); an
@@ -100,7 +99,7 @@ def significant(cells: Mapping[str, Paired]) -> dict[str, list[str]]:
 def _tests(paired: Paired) -> Iterator[tuple[str, float]]:
     """All tests of a cell, that of the images that moved at all first."""
     moved, count = paired.moved(), paired.count
-    yield f"{moved} of {count} images moved", float(binom.sf(moved - 1, count, paired.limit))
+    yield f"{moved} of {count} images moved", float(stats.binom.sf(moved - 1, count, paired.limit))
     signs = list(paired.signs())
     rose, fell = (np.array([one[side] for one in signs], dtype=np.float64) for side in (1, 2))
     for (name, more, less), p in zip(signs, mcnemar(rose, fell), strict=True):

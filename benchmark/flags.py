@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from scipy.stats import binomtest
-
 from benchmark.catalogue import ATTACKS
 from benchmark.errors import BenchError
 from benchmark.measured import Bools, Measured
+from benchmark.statistics import stats
 from benchmark.types import Access
 
 UNDECLARED_NOISE = "undeclared-noise"
@@ -86,7 +85,7 @@ def _labels_ahead(cells: Sequence[Measured], budget: int) -> list[Flag]:
     )
     first, second = _broken(best_label, budget), _broken(best_score, budget)
     ahead, behind = int((first & ~second).sum()), int((second & ~first).sum())
-    if ahead <= behind or binomtest(ahead, ahead + behind).pvalue >= _CHANCE:
+    if ahead <= behind or stats.binomtest(ahead, ahead + behind).pvalue >= _CHANCE:
         return []
     detail = (
         f"broken: {best_label.cell['attack']} {int(first.sum())}, {best_score.cell['attack']} "

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from functools import cache, lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import comb
-from scipy.stats import binom, binomtest
+
+from benchmark.late import Late
+
+stats: Any = Late("scipy.stats")
+special: Any = Late("scipy.special")
 
 SIGNIFICANT = 0.05  # of p values after correction
 
@@ -18,7 +22,7 @@ Ints = npt.NDArray[np.int64]
 @lru_cache(maxsize=2**16)  # tables ask for the same few shares of as many images again and again
 def wilson(share: float, count: int) -> tuple[float, float]:
     """95 % Wilson interval of a share of `count` images (rounded to whole images)."""
-    interval = binomtest(round(share * count), count).proportion_ci(method="wilson")
+    interval = stats.binomtest(round(share * count), count).proportion_ci(method="wilson")
     return float(interval.low), float(interval.high)
 
 
@@ -33,7 +37,9 @@ def all_right(wrong: Ints, draws: int, times: int) -> Floats:
     Returns:
         (n,) share of the ways to take `times` of the answers that take no wrong one.
     """
-    return np.asarray(comb(draws - wrong, times) / comb(draws, times), dtype=np.float64)
+    return np.asarray(
+        special.comb(draws - wrong, times) / special.comb(draws, times), dtype=np.float64
+    )
 
 
 def undecided(wrong: Ints, draws: int) -> npt.NDArray[np.bool_]:
@@ -68,7 +74,7 @@ def mcnemar(first: Floats, second: Floats) -> Floats:
     Returns:
         (m,) p values; 1 where no image tells the cells apart.
     """
-    tail = binom.cdf(np.minimum(first, second), first + second, 0.5)
+    tail = stats.binom.cdf(np.minimum(first, second), first + second, 0.5)
     return np.asarray(np.minimum(1.0, 2.0 * tail), dtype=np.float64)
 
 
@@ -87,7 +93,7 @@ def sign_flips(differences: Ints) -> float:
     for size, count in enumerate(np.bincount(np.abs(differences)).tolist()):
         if size and count:
             steps = np.zeros(2 * size * count + 1)
-            steps[:: 2 * size] = binom.pmf(np.arange(count + 1), count, 0.5)
+            steps[:: 2 * size] = stats.binom.pmf(np.arange(count + 1), count, 0.5)
             law = np.convolve(law, steps)
     sums = np.arange(len(law)) - len(law) // 2
     return min(1.0, float(law[np.abs(sums) >= abs(int(differences.sum()))].sum()))

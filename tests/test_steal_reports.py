@@ -16,11 +16,11 @@ from benchmark import leaderboard
 from benchmark.catalogue import STEALERS
 from benchmark.errors import BenchError, SpecError, StoreError
 from benchmark.records import names
-from benchmark.stealing.board import read_steals
 from benchmark.stealing.display import lines_of
 from benchmark.stealing.reported import read_steal_table, steals_side_by_side
 from benchmark.stealing.rows import StealRow
 from benchmark.stealing.suites import make_steals
+from benchmark.stealing.tables import read_steals
 from benchmark.suites import STEAL, make_requests, suites
 
 bench = command.bench
@@ -76,12 +76,11 @@ def test_a_checkpoint_on_the_way_is_marked(folder):
 
 def test_leaderboards_have_a_page_and_a_picture_of_every_theft(folder):
     root = folder.parent
-    made = leaderboard.build(REFERENCE)
     (root / "smoke").mkdir()
     for name in ("cells.csv", "defenses.csv"):
         (root / "smoke" / name).write_bytes((REFERENCE / "smoke" / name).read_bytes())
     files = leaderboard.build(root)
-    assert {"x.md", "x-1-steals.svg"} <= set(files) and "x.md" not in made
+    assert {"x.md", "x-1-steals.svg"} <= set(files)
     page = files["x.md"].decode()
     assert "![Robust accuracy and clone accuracy against queries](x-1-steals.svg)" in page
     assert re.search(r"\| rnd .* 55.0 ± 7.1 ", page)

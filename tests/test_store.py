@@ -197,6 +197,7 @@ def test_a_failure_is_kept_until_it_is_repaired(tmp_path):
     assert list(store.failures.iterdir()) == [] and store.saved() == []
 
 
+MADE = [name for name in records.TABLES if name != "steals.csv"]  # which thefts make
 GROUPINGS = ([(0, 12)], [(0, 5), (5, 5), (10, 2)], [(place, 1) for place in range(12)])
 
 
@@ -206,7 +207,7 @@ def test_every_order_of_shards_gives_the_same_bytes(tmp_path):
     for turn, order in enumerate((shards, shards[::-1], random.Random(0).sample(shards, 6))):
         store = save(tmp_path / str(turn), order)
         tables.rebuild(store)
-        written.append({name: (store.folder / name).read_bytes() for name in records.TABLES})
+        written.append({name: (store.folder / name).read_bytes() for name in MADE})
         frames = [tables.cell_table(order), tables.shard_table(order), tables.timing_table(order)]
         written[-1] |= {n: frame.to_csv().encode() for n, frame in enumerate(frames)}
         written[-1]["images"] = tables.image_table(order).to_pandas().to_csv().encode()
@@ -326,10 +327,11 @@ def test_tables_hold_the_documented_columns_and_every_image_has_its_shard(tmp_pa
     tables.rebuild(store)
     found = {
         name: (pq.read_table if name.endswith("parquet") else pd.read_csv)(tmp_path / name)
-        for name in records.TABLES
+        for name in MADE
     }
     found["images.parquet"] = found["images.parquet"].to_pandas()
-    for name, row in records.TABLES.items():
+    for name in MADE:
+        row = records.TABLES[name]
         assert list(found[name].columns) == records.names(row), name
     images, shards = found["images.parquet"], found["shards.csv"]
     assert images.groupby("shard").size().to_dict() == dict(

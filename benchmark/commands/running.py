@@ -35,10 +35,12 @@ from benchmark.config import load_config
 from benchmark.devices import read_devices
 from benchmark.display import curves, heading, strengths, summary
 from benchmark.errors import SpecError
-from benchmark.plots import draw_strengths
+from benchmark.late import Late
 from benchmark.request import Request, make_request
 from benchmark.suites import make_requests
 from benchmark.surroundings import Surroundings, choose_device
+
+plots: Any = Late("benchmark.plots")
 
 
 @dataclass(frozen=True)
@@ -185,6 +187,6 @@ def calibrate(
     surroundings = Surroundings(places, tuple(plugin or ()), choose_device(device or "cpu"), batch)
     found = api.find_strengths(request, surroundings, out, jobs, Console(stderr=True))
     picture = out / "calibrations.svg"
-    draw_strengths(found, picture)
+    plots.draw_strengths(found, picture)
     typer.echo(f"{curves(found)}\n\n{strengths(found)}")
     typer.echo(f"\nTable: {out / 'calibrations.csv'}, curves: {picture}")

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
 
 from benchmark.board_plots import legend, looks_of, plain_grid, query_axis, styled, svg
 from benchmark.board_tables import table
-from benchmark.errors import StoreError
-from benchmark.records import kinds, names
 from benchmark.stack import undefended
 from benchmark.stealing.display import lines_of
-from benchmark.stealing.rows import StealRow
 from benchmark.stealing.spec import Method
-from benchmark.stealing.tables import NAME
+from benchmark.stealing.tables import NAME, read_steals
 
 _ALIKE = ["dataset", "model", "eps", "images"]
 _ENSEMBLE = "+"  # in the seeds of clones that are attacked together
@@ -64,22 +60,6 @@ def _ordered(rows: pd.DataFrame) -> pd.DataFrame:
     bare, asks = rows["defense"] == str(undefended()), rows["queries"] > 0
     keys = rows.assign(_defended=~bare, _asks=asks)
     return keys.sort_values(["_defended", "defense", "_asks"], kind="stable")
-
-
-def read_steals(path: Path) -> pd.DataFrame:
-    """Read a `steals.csv`.
-
-    Raises:
-        StoreError: If it has not the columns that are documented.
-    """
-    texts: Any = {name: str for name, kind in kinds(StealRow).items() if kind.startswith("str")}
-    try:
-        found = pd.read_csv(path, dtype=texts)
-    except (OSError, ValueError) as error:
-        raise StoreError(f"cannot read '{path}': {' '.join(str(error).split())}") from None
-    if list(found.columns) != names(StealRow) or found.empty:
-        raise StoreError(f"'{path}' is no table with the columns that results/README.md documents")
-    return found
 
 
 @styled

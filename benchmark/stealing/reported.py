@@ -16,9 +16,8 @@ from benchmark.params import reason
 from benchmark.reported import CLEAN, Reported, papers, reported
 from benchmark.reported_table import FIELD
 from benchmark.stack import DefenseChoice
-from benchmark.stealing.board import read_steals
 from benchmark.stealing.spec import Method
-from benchmark.stealing.tables import NAME
+from benchmark.stealing.tables import NAME, read_steals
 from benchmark.suites import STEAL, load_suite
 
 _ENSEMBLE = "+"  # in the seeds of clones that are attacked together

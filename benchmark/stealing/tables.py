@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from benchmark.about import About
+from benchmark.errors import StoreError
+from benchmark.records import kinds, names
 from benchmark.statistics import SIGNIFICANT, mcnemar, wilson
 from benchmark.stealing.outcome import written
 from benchmark.stealing.rows import StealRow
@@ -147,3 +150,19 @@ def _place(row: Content) -> tuple[Any, ...]:
 
 def _subject(row: Content) -> tuple[Any, ...]:
     return tuple(row[name] for name in ("dataset", "model", "images", "eps"))
+
+
+def read_steals(path: Path) -> pd.DataFrame:
+    """Read a `steals.csv`.
+
+    Raises:
+        StoreError: If it has not the columns that are documented.
+    """
+    texts: Any = {name: str for name, kind in kinds(StealRow).items() if kind.startswith("str")}
+    try:
+        found = pd.read_csv(path, dtype=texts)
+    except (OSError, ValueError) as error:
+        raise StoreError(f"cannot read '{path}': {' '.join(str(error).split())}") from None
+    if list(found.columns) != names(StealRow) or found.empty:
+        raise StoreError(f"'{path}' is no table with the columns that results/README.md documents")
+    return found
