@@ -34,7 +34,7 @@ from benchmark.surroundings import Surroundings
 from benchmark.tasks.steal import TheftStep, clone_file, state_file
 
 PLUGIN = Path(__file__).parent / "copycat.py"
-SMALL = dict(queries=300, budgets="100,200", images=60, seeds="0,1", draws=3)
+SMALL = dict(queries=300, budgets="100,200", images=50, seeds="0,1", draws=2)
 SHAPE = (1, 28, 28)
 
 
