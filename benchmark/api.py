@@ -56,7 +56,11 @@ class ShardsFailedError(BenchError):
     """
 
     def __init__(
-        self, reports: Sequence[Report], folder: Path, waiting: Sequence[str] = ()
+        self,
+        reports: Sequence[Report],
+        folder: Path,
+        waiting: Sequence[str] = (),
+        step: str = "preparation",
     ) -> None:
         self.reports = tuple(reports)
         kinds = dict.fromkeys(report.error for report in reports)
@@ -66,7 +70,7 @@ class ShardsFailedError(BenchError):
             sum(getattr(r, kind) for r in reports) for kind in ("steps", "shards", "looks")
         )
         parts = [
-            _count(steps, "preparation", ""),
+            _count(steps, step, ""),
             _count(shards, "shard", ""),
             _count(looks, "look", " at clean images"),
         ]

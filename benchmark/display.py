@@ -75,7 +75,8 @@ def told_of(console: Console, doing: str) -> Callable[[str, float], None]:
         now = time.monotonic()
         if name not in shown or now - shown[name] > _EVERY or done >= 1.0:
             shown[name] = now
-            console.print(f"{doing} {name}: {100 * done:.0f} %", markup=False, highlight=False)
+            line = f"{doing} {name}: {100 * done:.0f} %"
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     return told
 

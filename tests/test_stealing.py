@@ -207,9 +207,21 @@ def test_a_stateful_defense_is_begun_again(place, tmp_path):
 
 
 def test_a_budget_below_the_first_step_is_told(place, tmp_path):
-    theft = one_theft(place, attacks="copycat[least=150]")
-    with pytest.raises(QueryError, match="asks nothing up to 100 queries"):
+    theft = one_theft(place, attacks="copycat[least=150]", budgets=None, queries=140)
+    with pytest.raises(QueryError, match="asks nothing with a budget of 140 queries"):
         TheftStep(theft, tmp_path).run(place)
+
+
+def test_a_checkpoint_below_the_first_step_has_asked_nothing(place, tmp_path):
+    theft = one_theft(place, attacks="copycat[least=110,batch=100]")
+    rows = TheftStep(theft, tmp_path).run(place)["rows"]
+    assert [row["queries"] for row in rows] == [0, 100, 200]
+
+
+def test_what_an_attack_cannot_do_is_told_before_anything_runs(place, tmp_path):
+    with pytest.raises(SpecError, match="a budget of 300 queries: MAZE asks 1920"):
+        steal(place, tmp_path / "new", attacks="maze")
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_damaged_file_is_told_and_its_work_done_again(place, tmp_path, capsys):

@@ -108,7 +108,8 @@ def _execute(
         rebuild(store)
         table = rebuild_steals(store)
     if lost := [*prepared.failed.values(), *failed]:
-        raise ShardsFailedError(lost, out, [name for one in plans for name in one.waiting])
+        waiting = [name for one in plans for name in one.waiting]
+        raise ShardsFailedError(lost, out, waiting, "theft or transfer")
     return [_rows(table, planned) for planned in plans]
 
 

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from benchmark.catalogue import DATASETS, STEALERS
 from benchmark.choices import check_shown
+from benchmark.data import Split
+from benchmark.entry import Choice
 from benchmark.errors import SpecError
+from benchmark.facts import StealerFacts
 from benchmark.loading import load_dataset, load_victim
 from benchmark.matching import Calibration
 from benchmark.measuring import Points
 from benchmark.muster import Roster, muster, part_of, roster
 from benchmark.spec import Look, Part
-from benchmark.stealing.pool import open_pool
+from benchmark.stealing.pool import image_shape, open_pool
 from benchmark.stealing.request import StealRequest
 from benchmark.stealing.spec import Origin, Theft, Transfer
+from benchmark.stealing.stealer import Scene, Stealer
 from benchmark.surroundings import Surroundings
 from benchmark.types import Norm
 
@@ -84,8 +88,28 @@ def draft(request: StealRequest, surroundings: Surroundings) -> StealDraft:
     pool = _pool(request, surroundings)
     names = called.subject.model.text, request.dataset
     victim = load_victim(*names, surroundings.config, surroundings.device)
+    _try_out(choices.values(), request, surroundings)
     inside = victim.remote is None
     return StealDraft(request, called, tuple(asking), tuple(others), pool, eps, inside)
+
+
+def _try_out(
+    choices: Iterable[Choice[StealerFacts]], request: StealRequest, surroundings: Surroundings
+) -> None:
+    """Let every attack begin, so that what it cannot do shows before anything is stolen."""
+    config = surroundings.config
+    data = load_dataset(request.dataset, config)
+    shape = image_shape(data.take(Split.EVAL, 1).images)
+    had = open_pool(load_dataset(request.pool or request.dataset, config), None, shape)
+    own = open_pool(data, None, shape)
+    for choice in choices:
+        pool = had if choice.entry.facts.asks else own
+        attack: Stealer = choice.entry.build(**choice.values)
+        seed = request.seeds[0]
+        scene = Scene(
+            shape, data.num_classes, request.checkpoints()[-1], seed, pool, torch.device("cpu")
+        )
+        attack.begin(scene)
 
 
 def _with_lines(request: StealRequest) -> list[str]:

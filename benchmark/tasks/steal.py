@@ -121,7 +121,7 @@ class _Run:
             began = time.perf_counter()
             self._ask(number, budget)
             for done in self._attack.learn():
-                self._told(f"{self._theft.title}, clone after {budget} queries", done)
+                self._tell(number, (1 + done) / 2)
             self._rows.append(self._measured(number, budget))
             self._seconds += time.perf_counter() - began
             self._put_away()
@@ -135,12 +135,16 @@ class _Run:
         meter = Meter(self._theft.attack.name, self._counted, streams, scores, shape)
         while (asked := drain(self._attack, meter, budget - self._used)) > 0:
             self._used += asked
-            self._told(self._theft.title, self._used / self._theft.budgets[-1])
-        if not self._used and self._asks:
+            self._tell(number, self._used / budget / 2)
+        if not self._used and self._asks and budget == self._theft.budgets[-1]:
             raise QueryError(
-                f"stealing attack '{self._theft.attack.name}' asks nothing up to {budget} queries: "
-                "its first step costs more"
+                f"stealing attack '{self._theft.attack.name}' asks nothing with a budget of "
+                f"{budget} queries: its first step costs more"
             )
+
+    def _tell(self, number: int, done: float) -> None:
+        """Tell how far it is, as if every checkpoint took as long, half of it to ask."""
+        self._told(self._theft.title, (number + done) / len(self._theft.budgets))
 
     def _measured(self, number: int, budget: int) -> dict[str, Any]:
         """Compare the clone with the victim, and keep its weights."""
