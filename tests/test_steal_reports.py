@@ -69,6 +69,14 @@ def test_seeds_are_put_together_and_ensembles_stand_beside(folder):
     assert lines[-1]["sign-noise"] == "40.0" and lines[-1]["queries"] == ""
 
 
+def test_seeds_that_differ_are_counted(folder):
+    rows = read_steals(folder / "steals.csv")
+    one = rows["seeds"] == "1"
+    mixed = rows.assign(verdict=one.map({True: "informative", False: "uninformative"}))
+    assert lines_of(mixed)[0]["verdict"] == "informative in 1 of 2"
+    assert lines_of(rows.assign(verdict="informative"))[0]["verdict"] == "informative"
+
+
 def test_a_checkpoint_on_the_way_is_marked(folder):
     rows = read_steals(folder / "steals.csv").assign(on_the_way=True)
     assert lines_of(rows)[0]["queries"] == "5000…"

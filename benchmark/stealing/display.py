@@ -42,7 +42,7 @@ def lines_of(rows: pd.DataFrame) -> list[dict[str, str]]:
         together = group["seeds"].str.contains("+", regex=False)
         single = group[~together]
         lines.append({**_line(single), "pgd, all clones": _robust(group[together], Method.PGD)})
-        lines[-1]["verdict"] = ", ".join(dict.fromkeys(single["verdict"].dropna()))
+        lines[-1]["verdict"] = _verdict(single)
     used = [name for name in lines[0] if any(line[name] for line in lines)]
     if len({line["pool"] for line in lines if line["pool"]}) < 2:
         used.remove("pool")
@@ -63,6 +63,14 @@ def _line(group: pd.DataFrame) -> dict[str, str]:
         "agree": _percent(group["agreement"]),
         **{str(method): _robust(group, method) for method in _SHOWN},
     }
+
+
+def _verdict(group: pd.DataFrame) -> str:
+    """What the seeds say by PGD; if they differ, how many of them are informative."""
+    said = group.loc[group["method"] == Method.PGD, "verdict"].dropna()
+    if said.nunique() < 2:
+        return "".join(said[:1])
+    return f"informative in {(said == 'informative').sum()} of {len(said)}"
 
 
 def _robust(group: pd.DataFrame, method: str) -> str:
