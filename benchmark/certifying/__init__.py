@@ -1,0 +1,1 @@
+"""Randomized smoothing: what a smoothed classifier answers, and in which ball it cannot change."""
