@@ -20,6 +20,7 @@ from pydantic import Field
 from torch import Tensor
 
 from benchmark.errors import RegistryError, SpecError, suggestion
+from benchmark.extras import load_extra
 from benchmark.facts import AttackFacts
 from benchmark.registry import Member
 from benchmark.rng import RowRng
@@ -157,15 +158,11 @@ class Library:
 
     def _found(self, name: str) -> Any:
         """The class; what is missing is said."""
-        for package, module in ((self.package, self.module), ("greenlet", "greenlet")):
-            if importlib.util.find_spec(module.partition(".")[0]) is None:
-                raise RegistryError(
-                    f"attack '{self.entry}:{name}' needs the package {package}: "
-                    f"pip install 'querybench[{self.entry}]'"
-                )
+        who = f"attack '{self.entry}:{name}'"
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            modules = [importlib.import_module(one) for one in (self.module, *self.more)]
+            needed = ("greenlet", self.module, *self.more)
+            modules = [load_extra(module, self.entry, who) for module in needed][1:]
         found = self.makers.get(name) or getattr(modules[0], name, None)
         if found is None:
             version = importlib.metadata.version(self.package)
@@ -190,7 +187,7 @@ def _type(parameter: inspect.Parameter, module: str) -> Any:
     """Type of a parameter that can be written in brackets; None of any other."""
     said = parameter.annotation
     if isinstance(said, str):
-        try:
+        try:  # the source of a library that is installed, and imported just now
             said = eval(said, vars(sys.modules[module]))
         except (NameError, TypeError):  # names that only type checkers import
             said = inspect.Parameter.empty
