@@ -47,7 +47,8 @@ class StealRow:
     method: Annotated[str, "how images were made on the clones: pgd, mi-fgsm; sign-noise without"]
     eps: Annotated[float, "radius of the linf ball in pixel units of the [0, 1] range"]
     robust_accuracy: Annotated[
-        float, "share of these images whose mean defended answer is right (S3)"
+        float,
+        "share of images whose mean defended answer is right when clean, and on these images (S3)",
     ]
     robust_accuracy_low: Annotated[float, "95 % Wilson interval over images, lower end"]
     robust_accuracy_high: Annotated[float, "upper end"]

@@ -82,11 +82,12 @@ def _rows(transfer: Content, thefts: Sequence[Content], about: About) -> list[di
     }
     if (found := shared.get("clone_accuracy")) is not None:
         shared["clone_accuracy_normalised"] = found / transfer["victim_accuracy"]
-    return [{**shared, **_shown(row)} for row in transfer["rows"][1:]]
+    return [{**shared, **_shown(row, clean)} for row in transfer["rows"][1:]]
 
 
-def _shown(row: Content) -> dict[str, Any]:
-    right = np.array(row["right"])
+def _shown(row: Content, clean: Content) -> dict[str, Any]:
+    # Luck with an image that is misread when clean is no robustness (S3).
+    right = np.array(row["right"]) & np.array(clean["right"])
     low, high = wilson(float(right.mean()), len(right))
     return {
         "method": row["method"],

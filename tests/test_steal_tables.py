@@ -1,0 +1,59 @@
+"""From files of thefts and transfers to rows of `steals.csv`, on files made by hand."""
+
+from __future__ import annotations
+
+from benchmark.about import About
+from benchmark.stealing.tables import steal_table
+
+
+def theft(key="t", last=100, **columns):
+    """What the file of a theft holds; its clone is right on every second image."""
+    quality = dict.fromkeys(("agreement", "agreement_asked"), 0.5)
+    quality |= dict.fromkeys(("divergence", "divergence_asked"), 0.1)
+    return {
+        "key": key,
+        "columns": {"pool": "mnist", "pool_images": None, "scores": "label", **columns},
+        "last": last,
+        "planned": False,
+        "parameters": {"attack": {"name": "knockoff"}, "pool": {"name": "mnist"}},
+        "rows": [{"budget": 100, "queries": 100, "clone_accuracy": 0.5, **quality}],
+    }
+
+
+def transfer(clean, rows, thefts=("t",), defense="none", **columns):
+    """What the file of a transfer holds.
+
+    Args:
+        clean: Which clean images are read right.
+        rows: Which images of each method are.
+        thefts: Keys of thefts.
+        defense: Defense.
+        **columns: Columns that differ from the usual ones.
+    """
+    usual = {
+        "dataset": "mnist", "model": "cnn", "defense": defense, "attack": "knockoff",
+        "seeds": "0", "budget": 100, "eps": 0.1, "images": len(clean),
+    }  # fmt: skip
+    rows = {"clean": clean, **rows}
+    return {
+        "key": "-".join((defense, *thefts)) or "noise",
+        "columns": {**usual, **columns},
+        "origin": "clones" if thefts else "noise",
+        "thefts": list(thefts),
+        "parameters": {"defense": {"name": defense}},
+        "undefended": defense == "none",
+        "provenance": {"device": "cpu", "commit": "", "dirty": False, "versions": ""},
+        "victim_accuracy": 1.0,
+        "rows": [{"method": m, "single": 0.5, "right": right} for m, right in rows.items()],
+    }
+
+
+def made(transfers, thefts):
+    return steal_table(transfers, {one["key"]: one for one in thefts}, About([], []))
+
+
+def test_an_image_misread_when_clean_counts_as_wrong():
+    one = transfer([False, True, True, True], {"pgd": [True, True, False, False]})
+    row = made([one], [theft()]).iloc[0]
+    assert (row["clean_accuracy"], row["robust_accuracy"]) == (0.75, 0.25)
+    assert row["robust_accuracy_low"] < 0.25 < row["robust_accuracy_high"]
