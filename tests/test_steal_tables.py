@@ -57,3 +57,16 @@ def test_an_image_misread_when_clean_counts_as_wrong():
     row = made([one], [theft()]).iloc[0]
     assert (row["clean_accuracy"], row["robust_accuracy"]) == (0.75, 0.25)
     assert row["robust_accuracy_low"] < 0.25 < row["robust_accuracy_high"]
+
+
+def test_a_line_of_reference_agrees_with_the_victim_it_was_compared_with_alone():
+    rows = {"pgd": [True, False]}
+    both = [
+        transfer([True] * 2, rows, defense=name, attack="surrogate", budget=0)
+        for name in ("none", "rnd")
+    ]
+    table = made(both, [{**theft(), "rows": [{**theft()["rows"][0], "budget": 0, "queries": 0}]}])
+    found = table.set_index("defense")
+    assert set(found["clone_accuracy"]) == {0.5}
+    assert found.loc["none", "agreement"] == 0.5 and found.loc["none", "divergence"] == 0.1
+    assert found.loc["rnd"][["agreement", "divergence", "agreement_asked"]].isna().all()

@@ -36,7 +36,11 @@ class StealRow:
         float | None, "share of right answers; of an ensemble the clones' mean"
     ]
     clone_accuracy_normalised: Annotated[float | None, "the same over victim_accuracy"]
-    agreement: Annotated[float | None, "share of images on which clone and defended victim agree"]
+    agreement: Annotated[
+        float | None,
+        "share of images on which clone and defended victim agree; of a line of reference known "
+        "without a defense alone",
+    ]
     divergence: Annotated[
         float | None, "mean Kullback-Leibler divergence of the clone's answers from its, nats"
     ]
