@@ -70,3 +70,26 @@ def test_a_line_of_reference_agrees_with_the_victim_it_was_compared_with_alone()
     assert set(found["clone_accuracy"]) == {0.5}
     assert found.loc["none", "agreement"] == 0.5 and found.loc["none", "divergence"] == 0.1
     assert found.loc["rnd"][["agreement", "divergence", "agreement_asked"]].isna().all()
+
+
+def test_a_verdict_is_by_the_same_schedule_and_settings_without_a_defense():
+    """Of one name, one on the way to 900 queries is poor; so is one of an earlier version."""
+    good, poor = [False] * 20, [True] * 20
+    noise = transfer([True] * 20, {"sign-noise": poor}, thefts=(), attack="noise", budget=0)
+    thefts = [
+        {**theft(key), "last": last, "planned": True,
+         "parameters": {"attack": {"name": "maze", "version": version}}}
+        for key, last, version in (("a", 100, 2), ("b", 900, 2), ("c", 100, 1))
+    ]  # fmt: skip
+    for one in thefts:
+        one["rows"][0]["clone_accuracy"] = 0.9 if one["key"] == "a" else 0.7
+    both = [
+        transfer([True] * 20, {"pgd": good if key == "a" else poor}, (key,), defense)
+        for defense in ("none", "rnd")
+        for key in "abc"
+    ]
+    for order in (both, both[::-1]):
+        table = made([noise, *order], thefts).dropna(subset="thefts")
+        said = table.set_index("thefts")["verdict"]
+        assert set(said["a"]) == {"informative"}
+        assert set(said["b"]) == set(said["c"]) == {"uninformative"}

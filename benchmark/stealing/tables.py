@@ -28,7 +28,7 @@ _QUALITY = (_ACCURACY, "agreement", "divergence", "agreement_asked", "divergence
 # What rows share that differ in their defense alone.
 _ALIKE = (
     *("dataset", "model", "pool", "pool_images", "attack", "scores", "seeds", "budget"),
-    *("images", "eps", "method"),
+    *("images", "eps", "method", "_settings", "_stretched"),
 )
 
 
@@ -80,6 +80,8 @@ def _rows(transfer: Content, thefts: Sequence[Content], about: About) -> list[di
         "transfer": transfer["key"],
         "_bare": transfer["undefended"],
         "_origin": transfer["origin"],
+        "_settings": written({**_parameters(transfer, thefts), "defense": None}),
+        "_stretched": thefts[0]["last"] if thefts and thefts[0]["planned"] else None,
     }
     if (found := shared.get("clone_accuracy")) is not None:
         shared["clone_accuracy_normalised"] = found / transfer["victim_accuracy"]
