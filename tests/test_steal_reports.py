@@ -16,6 +16,7 @@ from benchmark import leaderboard
 from benchmark.catalogue import STEALERS
 from benchmark.errors import BenchError, SpecError, StoreError
 from benchmark.records import names
+from benchmark.stealing.board import curves
 from benchmark.stealing.display import lines_of
 from benchmark.stealing.reported import read_steal_table, steals_side_by_side
 from benchmark.stealing.rows import StealRow
@@ -75,6 +76,23 @@ def test_seeds_that_differ_are_counted(folder):
     mixed = rows.assign(verdict=one.map({True: "informative", False: "uninformative"}))
     assert lines_of(mixed)[0]["verdict"] == "informative in 1 of 2"
     assert lines_of(rows.assign(verdict="informative"))[0]["verdict"] == "informative"
+
+
+def test_other_scores_or_pools_or_schedules_are_no_other_seeds(folder):
+    rows = read_steals(folder / "steals.csv")
+    rows = rows[(rows["pool"] == "mnist") & (rows["defense"] == "none") & (rows["budget"] == 5000)]
+    label = rows.assign(scores="label", robust_accuracy=0.9)
+    lines = lines_of(pd.concat([rows, label]))
+    shown = [(line["scores"], line["pgd"]) for line in lines]
+    assert shown == [("log-probabilities", "35.0 ± 7.1"), ("label", "90.0")]
+    few = rows.assign(pool_images=100.0, robust_accuracy=0.9)
+    shown = [(line["pool"], line["pgd"]) for line in lines_of(pd.concat([rows, few]))]
+    assert shown == [("mnist", "35.0 ± 7.1"), ("mnist (100)", "90.0")]
+    way = rows.assign(on_the_way=True, robust_accuracy=0.9)
+    shown = [(line["queries"], line["pgd"]) for line in lines_of(pd.concat([rows, way]))]
+    assert shown == [("5000", "35.0 ± 7.1"), ("5000…", "90.0")]
+    words = curves(pd.concat([rows, label, few])).decode()
+    assert words.count("knockoff") == 3 and "mnist (100), log-probabilities" in words
 
 
 def test_a_checkpoint_on_the_way_is_marked(folder):
