@@ -222,6 +222,8 @@ def test_a_checkpoint_below_the_first_step_has_asked_nothing(place, tmp_path):
 def test_what_an_attack_cannot_do_is_told_before_anything_runs(place, tmp_path):
     with pytest.raises(SpecError, match="a budget of 300 queries: MAZE asks 1920"):
         steal(place, tmp_path / "new", attacks="maze")
+    with pytest.raises(SpecError, match="seeds=100: the attacker's pool has 50 images"):
+        steal(place, tmp_path / "new", attacks="maze-pd", queries=4000, pool_images=50)
     assert not (tmp_path / "new").exists()
 
 
