@@ -25,6 +25,7 @@ from benchmark.stealing.tables import read_steals
 from benchmark.suites import STEAL, make_requests, suites
 
 bench = command.bench
+TABLE = "unig-table4"
 REFERENCE = Path(__file__).parents[1] / "results" / "reference"
 
 
@@ -174,6 +175,20 @@ def test_the_papers_numbers_stand_beside_ours(folder):
     assert ["rnd", "clean", "90.91", "93.0", "resnet56"] in lines
     maze = [line for line in lines if line[1:2] == ["maze@official"]]
     assert len(maze) == 4 and all(line[-1] == "not measured" for line in maze)
+
+
+def test_other_data_and_other_victims_are_no_counterparts(tmp_path):
+    rows = [
+        row(robust_accuracy=0.4),
+        row(robust_accuracy=0.8, model="resnet20"),
+        row(robust_accuracy=0.9, dataset="mnist", model="mnist-cnn"),
+    ]
+    for kept, measured in ((rows, "40.0  resnet56"), (rows[1:], "80.0  resnet20")):
+        pd.DataFrame(kept, columns=names(StealRow)).to_csv(tmp_path / "steals.csv", index=False)
+        assert re.search(rf"knockoff .*21.95 +{measured}", steals_side_by_side(TABLE, tmp_path))
+    pd.DataFrame(rows[2:], columns=names(StealRow)).to_csv(tmp_path / "steals.csv", index=False)
+    text = steals_side_by_side(TABLE, tmp_path)
+    assert text.count("not measured") > 4 and "mnist-cnn" not in text
 
 
 def test_a_number_without_a_counterpart_is_told(tmp_path):
