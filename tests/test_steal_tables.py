@@ -93,3 +93,20 @@ def test_a_verdict_is_by_the_same_schedule_and_settings_without_a_defense():
         said = table.set_index("thefts")["verdict"]
         assert set(said["a"]) == {"informative"}
         assert set(said["b"]) == set(said["c"]) == {"uninformative"}
+
+
+def test_noise_is_that_of_the_same_weights():
+    """A victim of the same name with other weights falls to noise alone."""
+    made_on = [transfer([True] * 20, {"pgd": [False] * 20}) for _ in range(2)]
+    noises = [
+        transfer([True] * 20, {"sign-noise": [right] * 20}, (), attack="noise", budget=0)
+        for right in (True, False)
+    ]
+    for weights, one in enumerate((*made_on, *noises)):
+        one["parameters"] = {**one["parameters"], "model": {"fingerprint": weights % 2}}
+        one["key"] += str(weights)
+    thefts = [theft()]
+    thefts[0]["rows"][0]["clone_accuracy"] = 0.9
+    for order in (noises, noises[::-1]):
+        table = made([*made_on, *order], thefts).dropna(subset="thefts").set_index("transfer")
+        assert table["verdict"].tolist() == ["informative", "uninformative"]

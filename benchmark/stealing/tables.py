@@ -80,6 +80,7 @@ def _rows(transfer: Content, thefts: Sequence[Content], about: About) -> list[di
         "transfer": transfer["key"],
         "_bare": transfer["undefended"],
         "_origin": transfer["origin"],
+        "_victim": written({**transfer["parameters"], "defense": None}),
         "_settings": written({**_parameters(transfer, thefts), "defense": None}),
         "_stretched": thefts[0]["last"] if thefts and thefts[0]["planned"] else None,
     }
@@ -156,7 +157,7 @@ def _place(row: Content) -> tuple[Any, ...]:
 
 
 def _subject(row: Content) -> tuple[Any, ...]:
-    return tuple(row[name] for name in ("dataset", "model", "images", "eps"))
+    return tuple(row[name] for name in ("dataset", "model", "images", "eps", "_victim"))
 
 
 def read_steals(path: Path) -> pd.DataFrame:
