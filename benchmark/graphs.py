@@ -94,7 +94,9 @@ class Graphs:
 
 def watched(network: nn.Module) -> bool:
     """Whether something looks into a pass or changes it: a played pass would pass it by."""
-    return any(one._forward_hooks or one._forward_pre_hooks for one in network.modules())
+    return any(
+        one.training or one._forward_hooks or one._forward_pre_hooks for one in network.modules()
+    )
 
 
 @contextmanager

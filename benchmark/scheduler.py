@@ -18,7 +18,7 @@ from benchmark.devices import FreeDevices
 from benchmark.errors import BenchError, StoreError
 from benchmark.machine import settle, threads_kept
 from benchmark.outcome import content, look_content
-from benchmark.packing import smaller
+from benchmark.packing import rows_of, smaller
 from benchmark.room import halvings, peak_memory, within_memory
 from benchmark.spec import Look, Shard
 from benchmark.spending import charge, counted
@@ -42,7 +42,7 @@ def execute(
     """Run work; each piece is stored by the worker that ran it, as soon as it is finished.
 
     Args:
-        work: What to run. What fails is run once more at the end.
+        work: What to run. What fails is run once more at the end, shard by shard.
         surroundings: Where.
         store: Where results go.
         workers: Who runs it.
@@ -65,10 +65,16 @@ def execute(
         devices = FreeDevices(workers.devices, Path(folder)) if workers.devices else None
         once = _Round(pool, surroundings, store, devices, told)
         first = once.finish(ordered)
-        again = once.finish([ordered[place] for place in first])
-    reports = list(first.values())
-    repaired = [one for turn, one in enumerate(reports) if turn not in again]
+        # What failed as one is run again apart, so that a hole is no larger than its cause.
+        pieces = [(place, part) for place in first for part in _apart(ordered[place])]
+        again = once.finish([part for _, part in pieces])
+    lost = {pieces[turn][0] for turn in again}
+    repaired = [report for place, report in first.items() if place not in lost]
     return Ended(tuple(again.values()), tuple(repaired))
+
+
+def _apart(one: Work) -> Sequence[Work]:
+    return smaller(one, rows_of(one).bit_length()) if isinstance(one, tuple) else [one]
 
 
 @dataclass(frozen=True)

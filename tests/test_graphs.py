@@ -90,6 +90,20 @@ def test_a_pass_with_gradient_or_under_a_hook_is_done_in_full(victim):
 
 
 @torch.no_grad()
+def test_a_pass_under_a_hook_of_the_victim_or_in_training_mode_is_done_in_full(victim):
+    victim.classify(images(2))
+    before = recorder(victim).played
+    with victim.register_forward_hook(lambda *given: 2 * given[2]):
+        assert torch.equal(victim.classify(images(2)), victim(images(2)))
+    next(one for one in victim.network.modules() if not list(one.children())).train()
+    victim.classify(images(2))
+    assert recorder(victim).played == before
+    victim.eval()
+    victim.classify(images(2))
+    assert recorder(victim).played == before + 1
+
+
+@torch.no_grad()
 def test_a_copy_with_other_weights_records_anew(victim):
     victim.classify(images(2))
     other = copy.deepcopy(victim)

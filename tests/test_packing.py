@@ -99,6 +99,21 @@ def test_where_memory_runs_out_fewer_shards_are_run_as_one(monkeypatch):
     assert [rows_of(part) for part in smaller(pack, 0)] == [8]
 
 
+def test_a_shard_that_fails_leaves_no_larger_hole_than_alone(tmp_path, monkeypatch):
+    def broken(shards, here):
+        if any(one.first == 3 for one in shards):
+            raise RuntimeError("the fourth image")
+        return run_shards(shards, here)
+
+    monkeypatch.setattr(scheduler, "run_shards", broken)
+    monkeypatch.setattr(api, "_pieces", lambda todo, _: packed(together(todo), lambda _: 100))
+    with pytest.raises(api.ShardsFailedError, match="1 shard failed") as caught:
+        api.run(out=tmp_path, jobs=1, surroundings=HERE, **ASKED)
+    assert "images 3-5" in str(caught.value) and "images 0-2" not in str(caught.value)
+    assert len(list((tmp_path / "shards").glob("*.json"))) == 2
+    assert len(list((tmp_path / "failures").iterdir())) == 1
+
+
 def test_a_packed_run_writes_the_same_tables(tmp_path, monkeypatch):
     given = dict(ASKED, defenses=f"rnd,{BATCHED}")
     api.run(out=tmp_path / "alone", jobs=1, surroundings=HERE, **given)

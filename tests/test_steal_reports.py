@@ -16,6 +16,7 @@ from benchmark import leaderboard
 from benchmark.catalogue import STEALERS
 from benchmark.errors import BenchError, SpecError, StoreError
 from benchmark.records import names
+from benchmark.stealing.board import curves
 from benchmark.stealing.display import lines_of
 from benchmark.stealing.reported import read_steal_table, steals_side_by_side
 from benchmark.stealing.rows import StealRow
@@ -24,6 +25,7 @@ from benchmark.stealing.tables import read_steals
 from benchmark.suites import STEAL, make_requests, suites
 
 bench = command.bench
+TABLE = "unig-table4"
 REFERENCE = Path(__file__).parents[1] / "results" / "reference"
 
 
@@ -75,6 +77,23 @@ def test_seeds_that_differ_are_counted(folder):
     mixed = rows.assign(verdict=one.map({True: "informative", False: "uninformative"}))
     assert lines_of(mixed)[0]["verdict"] == "informative in 1 of 2"
     assert lines_of(rows.assign(verdict="informative"))[0]["verdict"] == "informative"
+
+
+def test_other_scores_or_pools_or_schedules_are_no_other_seeds(folder):
+    rows = read_steals(folder / "steals.csv")
+    rows = rows[(rows["pool"] == "mnist") & (rows["defense"] == "none") & (rows["budget"] == 5000)]
+    label = rows.assign(scores="label", robust_accuracy=0.9)
+    lines = lines_of(pd.concat([rows, label]))
+    shown = [(line["scores"], line["pgd"]) for line in lines]
+    assert shown == [("log-probabilities", "35.0 ± 7.1"), ("label", "90.0")]
+    few = rows.assign(pool_images=100.0, robust_accuracy=0.9)
+    shown = [(line["pool"], line["pgd"]) for line in lines_of(pd.concat([rows, few]))]
+    assert shown == [("mnist", "35.0 ± 7.1"), ("mnist (100)", "90.0")]
+    way = rows.assign(on_the_way=True, robust_accuracy=0.9)
+    shown = [(line["queries"], line["pgd"]) for line in lines_of(pd.concat([rows, way]))]
+    assert shown == [("5000", "35.0 ± 7.1"), ("5000…", "90.0")]
+    words = curves(pd.concat([rows, label, few])).decode()
+    assert words.count("knockoff") == 3 and "mnist (100), log-probabilities" in words
 
 
 def test_a_checkpoint_on_the_way_is_marked(folder):
@@ -156,6 +175,20 @@ def test_the_papers_numbers_stand_beside_ours(folder):
     assert ["rnd", "clean", "90.91", "93.0", "resnet56"] in lines
     maze = [line for line in lines if line[1:2] == ["maze@official"]]
     assert len(maze) == 4 and all(line[-1] == "not measured" for line in maze)
+
+
+def test_other_data_and_other_victims_are_no_counterparts(tmp_path):
+    rows = [
+        row(robust_accuracy=0.4),
+        row(robust_accuracy=0.8, model="resnet20"),
+        row(robust_accuracy=0.9, dataset="mnist", model="mnist-cnn"),
+    ]
+    for kept, measured in ((rows, "40.0  resnet56"), (rows[1:], "80.0  resnet20")):
+        pd.DataFrame(kept, columns=names(StealRow)).to_csv(tmp_path / "steals.csv", index=False)
+        assert re.search(rf"knockoff .*21.95 +{measured}", steals_side_by_side(TABLE, tmp_path))
+    pd.DataFrame(rows[2:], columns=names(StealRow)).to_csv(tmp_path / "steals.csv", index=False)
+    text = steals_side_by_side(TABLE, tmp_path)
+    assert text.count("not measured") > 4 and "mnist-cnn" not in text
 
 
 def test_a_number_without_a_counterpart_is_told(tmp_path):

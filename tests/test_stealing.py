@@ -31,6 +31,7 @@ from benchmark.stealing.stealer import Scene
 from benchmark.stealing.tables import rebuild_steals
 from benchmark.store import THEFTS, TRANSFERS, Store
 from benchmark.surroundings import Surroundings
+from benchmark.tasks import steal as steal_task
 from benchmark.tasks.steal import TheftStep, clone_file, state_file
 
 PLUGIN = Path(__file__).parent / "copycat.py"
@@ -221,6 +222,8 @@ def test_a_checkpoint_below_the_first_step_has_asked_nothing(place, tmp_path):
 def test_what_an_attack_cannot_do_is_told_before_anything_runs(place, tmp_path):
     with pytest.raises(SpecError, match="a budget of 300 queries: MAZE asks 1920"):
         steal(place, tmp_path / "new", attacks="maze")
+    with pytest.raises(SpecError, match="seeds=100: the attacker's pool has 50 images"):
+        steal(place, tmp_path / "new", attacks="maze-pd", queries=4000, pool_images=50)
     assert not (tmp_path / "new").exists()
 
 
@@ -344,3 +347,18 @@ def test_copycat_is_a_plugin_like_any(place):
     place.load_plugins()
     assert not STEALERS.get("copycat").builtin
     assert catalogue.STEALERS.choose("copycat[batch=7]").values["batch"] == 7
+
+
+def test_a_theft_goes_on_on_a_gpu(place, tmp_path):
+    """The device that stands for it holds no stream of numbers either."""
+    theft = one_theft(place)
+    TheftStep(theft, tmp_path).run(place)
+    again = steal_task._Run(TheftStep(theft, tmp_path), place)
+    again._device = torch.device("meta")
+    again._resume()
+    assert again._used == 300 and again._attack.asked == 300
+
+    attack = STEALERS.choose("copycat").entry.build()
+    attack.scene, attack.kept = None, torch.zeros(3, device="meta")
+    attack.resume({"kept": torch.ones(3)})
+    assert attack.kept.device.type == "meta"

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from benchmark.board_plots import legend, looks_of, plain_grid, query_axis, styled, svg
 from benchmark.board_tables import table
 from benchmark.stack import undefended
-from benchmark.stealing.display import lines_of
+from benchmark.stealing.display import lines_of, pools_of
 from benchmark.stealing.spec import Method
 from benchmark.stealing.tables import NAME, read_steals
 
@@ -67,6 +67,9 @@ def curves(rows: pd.DataFrame) -> bytes:
     """Draw robust accuracy (PGD) above clone accuracy against queries, by attack and pool."""
     stolen = rows[(rows["queries"] > 0) & (rows["method"] == Method.PGD)]
     stolen = stolen[~stolen["seeds"].str.contains(_ENSEMBLE, regex=False)]
+    stolen = stolen.assign(pool=pools_of(stolen))
+    if stolen["scores"].nunique() > 1:
+        stolen = stolen.assign(pool=stolen["pool"] + ", " + stolen["scores"])
     groups = list(stolen.groupby(["attack", "pool"], sort=True))
     looks = looks_of(list(dict.fromkeys(stolen["defense"])))
     across = max(1, len(groups))

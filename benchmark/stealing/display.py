@@ -8,7 +8,8 @@ from tabulate import tabulate
 from benchmark.stealing.spec import Method
 
 _SHOWN = (Method.SIGN_NOISE, Method.PGD, Method.MI_FGSM)
-_GROUP = ["pool", "defense", "attack", "budget"]
+_GROUP = ["pool", "scores", "defense", "attack", "budget", "on_the_way"]
+_VARIED = ("pool", "scores")  # shown where there are several
 
 
 def heading(rows: pd.DataFrame) -> str:
@@ -32,11 +33,11 @@ def lines_of(rows: pd.DataFrame) -> list[dict[str, str]]:
         rows: Rows of `steals.csv`.
 
     Returns:
-        One line for each pool, defense, attack and checkpoint: how good the clones are, and what is
-        left of the victim's accuracy (S3) on images made on one of them, and on all together. What
-        says nothing in any line is left out.
+        One line for each pool, kind of scores, defense, attack and checkpoint: how good the clones
+        are, and what is left of the victim's accuracy (S3) on images made on one of them, and on
+        all together. What says nothing in any line is left out.
     """
-    rows = rows.assign(pool=rows["pool"].fillna(""))
+    rows = rows.assign(pool=pools_of(rows), scores=rows["scores"].fillna(""))
     lines = []
     for _, group in rows.groupby(_GROUP, sort=False):
         together = group["seeds"].str.contains("+", regex=False)
@@ -44,9 +45,16 @@ def lines_of(rows: pd.DataFrame) -> list[dict[str, str]]:
         lines.append({**_line(single), "pgd, all clones": _robust(group[together], Method.PGD)})
         lines[-1]["verdict"] = _verdict(single)
     used = [name for name in lines[0] if any(line[name] for line in lines)]
-    if len({line["pool"] for line in lines if line["pool"]}) < 2:
-        used.remove("pool")
-    return [{name: line[name] for name in used} for line in lines]
+    alike = [name for name in _VARIED if len({line[name] for line in lines} - {""}) < 2]
+    return [{name: line[name] for name in used if name not in alike} for line in lines]
+
+
+def pools_of(rows: pd.DataFrame) -> pd.Series[str]:
+    """Name the pool of each row of `steals.csv`, and how many of its images if not all."""
+    taken = [
+        "" if pd.isna(count) else f" ({count:.0f})" for count in rows["pool_images"].astype(float)
+    ]
+    return rows["pool"].fillna("") + pd.Series(taken, index=rows.index, dtype=object)
 
 
 def _line(group: pd.DataFrame) -> dict[str, str]:
@@ -57,6 +65,7 @@ def _line(group: pd.DataFrame) -> dict[str, str]:
         "drop": drop,
         "attack": first["attack"],
         "pool": first["pool"],
+        "scores": first["scores"],
         "queries": f"{first['budget']}{'…' if first['on_the_way'] else ''}" * bool(first["budget"]),
         "clean": _percent(group["clean_accuracy"]),
         "clone": _percent(group["clone_accuracy"]),

@@ -100,7 +100,8 @@ def _try_out(
     config = surroundings.config
     data = load_dataset(request.dataset, config)
     shape = image_shape(data.take(Split.EVAL, 1).images)
-    had = open_pool(load_dataset(request.pool or request.dataset, config), None, shape)
+    pool_data = load_dataset(request.pool or request.dataset, config)
+    had = open_pool(pool_data, request.pool_images, shape)
     own = open_pool(data, None, shape)
     for choice in choices:
         pool = had if choice.entry.facts.asks else own

@@ -37,7 +37,7 @@ class Pool:
 def open_pool(data: Dataset, count: int | None, shape: tuple[int, int, int]) -> Pool:
     """Take an attacker's images from the end of a data set's split `train`.
 
-    Victims that we ship are trained on the beginning.
+    A shipped victim that was not trained on all of it was trained on its beginning.
 
     Args:
         data: The data set.

@@ -79,7 +79,7 @@ def steals_side_by_side(suite: str, folder: Path) -> str:
     """Lay out the numbers of a table beside what a folder of results measured.
 
     Measured is the share that stays right on images made by PGD on one clone, at the largest
-    budget, the mean over seeds.
+    budget, the mean over seeds; of one victim, the suite's if it was measured.
 
     Raises:
         SpecError: If the suite names no table, or names it wrongly.
@@ -89,7 +89,7 @@ def steals_side_by_side(suite: str, folder: Path) -> str:
     if not folder.is_dir():
         raise StoreError(f"'{folder}' is not a folder: `bench steal {suite}` makes results/local")
     path = folder / NAME
-    measured = read_steals(path) if path.is_file() else None
+    measured = _alike(read_steals(path), suite) if path.is_file() else None
     lines = [_line(row, table, measured) for row in table.rows()]
     paper = papers()[table.paper]
     head = f"{suite}: {table.table} of {paper.title}. {paper.url}\n{table.dataset}; in %"
@@ -119,6 +119,15 @@ def _line(row: Reported, table: StealTable, measured: pd.DataFrame | None) -> di
         line |= {"measured": f"{100 * mine[share].mean():.1f}", "of": mine["model"].iloc[0]}
         line["with"] = int(mine["budget"].iloc[0]) if attack else ""
     return line
+
+
+def _alike(rows: pd.DataFrame, suite: str) -> pd.DataFrame:
+    """Rows of the suite's data set and of one victim, its own if there are any."""
+    fields = load_suite(suite, STEAL).data
+    rows = rows[rows["dataset"] == fields.get("dataset")]
+    victims = sorted(rows["model"].unique(), key=lambda name: name != fields.get("model"))
+    found: pd.DataFrame = rows[rows["model"].isin(victims[:1])]
+    return found
 
 
 def _measured(rows: pd.DataFrame, defense: str, attack: str) -> pd.DataFrame:

@@ -36,7 +36,11 @@ class StealRow:
         float | None, "share of right answers; of an ensemble the clones' mean"
     ]
     clone_accuracy_normalised: Annotated[float | None, "the same over victim_accuracy"]
-    agreement: Annotated[float | None, "share of images on which clone and defended victim agree"]
+    agreement: Annotated[
+        float | None,
+        "share of images on which clone and defended victim agree; of a line of reference known "
+        "without a defense alone",
+    ]
     divergence: Annotated[
         float | None, "mean Kullback-Leibler divergence of the clone's answers from its, nats"
     ]
@@ -47,7 +51,8 @@ class StealRow:
     method: Annotated[str, "how images were made on the clones: pgd, mi-fgsm; sign-noise without"]
     eps: Annotated[float, "radius of the linf ball in pixel units of the [0, 1] range"]
     robust_accuracy: Annotated[
-        float, "share of these images whose mean defended answer is right (S3)"
+        float,
+        "share of images whose mean defended answer is right when clean, and on these images (S3)",
     ]
     robust_accuracy_low: Annotated[float, "95 % Wilson interval over images, lower end"]
     robust_accuracy_high: Annotated[float, "upper end"]

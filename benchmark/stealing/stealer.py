@@ -112,6 +112,8 @@ class Stealer:
                 value.set_state(state[name])
             elif hasattr(value, "load_state_dict"):
                 value.load_state_dict(state[name])
+            elif isinstance(value, Tensor):
+                setattr(self, name, state[name].to(value.device))
             else:
                 setattr(self, name, state[name])
 

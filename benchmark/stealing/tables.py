@@ -23,11 +23,12 @@ Content = Mapping[str, Any]
 
 NAME = "steals.csv"
 LEAST = 0.6  # of the victim's accuracy, for a clone that tells something
-_QUALITY = (*("clone_accuracy", "agreement", "divergence", "agreement_asked", "divergence_asked"),)
+_ACCURACY = "clone_accuracy"
+_QUALITY = (_ACCURACY, "agreement", "divergence", "agreement_asked", "divergence_asked")
 # What rows share that differ in their defense alone.
 _ALIKE = (
     *("dataset", "model", "pool", "pool_images", "attack", "scores", "seeds", "budget"),
-    *("images", "eps", "method"),
+    *("images", "eps", "method", "_settings", "_stretched"),
 )
 
 
@@ -68,7 +69,7 @@ def _rows(transfer: Content, thefts: Sequence[Content], about: About) -> list[di
     columns, clean = transfer["columns"], transfer["rows"][0]
     shared = {
         **columns,
-        **_stolen(columns["budget"], thefts),
+        **_stolen(transfer, thefts),
         **about.of_cell(_as_cell(transfer)),
         **transfer["provenance"],
         "victim_accuracy": transfer["victim_accuracy"],
@@ -79,14 +80,18 @@ def _rows(transfer: Content, thefts: Sequence[Content], about: About) -> list[di
         "transfer": transfer["key"],
         "_bare": transfer["undefended"],
         "_origin": transfer["origin"],
+        "_victim": written({**transfer["parameters"], "defense": None}),
+        "_settings": written({**_parameters(transfer, thefts), "defense": None}),
+        "_stretched": thefts[0]["last"] if thefts and thefts[0]["planned"] else None,
     }
     if (found := shared.get("clone_accuracy")) is not None:
         shared["clone_accuracy_normalised"] = found / transfer["victim_accuracy"]
-    return [{**shared, **_shown(row)} for row in transfer["rows"][1:]]
+    return [{**shared, **_shown(row, clean)} for row in transfer["rows"][1:]]
 
 
-def _shown(row: Content) -> dict[str, Any]:
-    right = np.array(row["right"])
+def _shown(row: Content, clean: Content) -> dict[str, Any]:
+    # Luck with an image that is misread when clean is no robustness (S3).
+    right = np.array(row["right"]) & np.array(clean["right"])
     low, high = wilson(float(right.mean()), len(right))
     return {
         "method": row["method"],
@@ -98,14 +103,17 @@ def _shown(row: Content) -> dict[str, Any]:
     }
 
 
-def _stolen(budget: int, thefts: Sequence[Content]) -> dict[str, Any]:
+def _stolen(transfer: Content, thefts: Sequence[Content]) -> dict[str, Any]:
     """Columns about the clones that a transfer used."""
     if not thefts:
         return {"queries": 0, "on_the_way": False}
+    budget = transfer["columns"]["budget"]
+    # A line of reference was compared with the bare victim and with no other.
+    compared = _QUALITY if budget or transfer["undefended"] else (_ACCURACY,)
     points = [next(row for row in one["rows"] if row["budget"] == budget) for one in thefts]
     first = thefts[0]
     columns = {name: first["columns"][name] for name in ("pool", "pool_images", "scores")}
-    quality = {name: float(np.mean([point[name] for point in points])) for name in _QUALITY}
+    quality = {name: float(np.mean([point[name] for point in points])) for name in compared}
     return {
         **columns,
         **quality,
@@ -149,7 +157,7 @@ def _place(row: Content) -> tuple[Any, ...]:
 
 
 def _subject(row: Content) -> tuple[Any, ...]:
-    return tuple(row[name] for name in ("dataset", "model", "images", "eps"))
+    return tuple(row[name] for name in ("dataset", "model", "images", "eps", "_victim"))
 
 
 def read_steals(path: Path) -> pd.DataFrame:

@@ -189,9 +189,8 @@ class _Run:
         if not self._path.is_file():
             return
         try:
-            state: Mapping[str, Any] = torch.load(
-                self._path, map_location=self._device, weights_only=True
-            )
+            # To the CPU, where random streams are; what the attack made knows its own device.
+            state: Mapping[str, Any] = torch.load(self._path, "cpu", weights_only=True)
             files = [clone_file(self._folder, self._theft.key, r["budget"]) for r in state["rows"]]
             if not all(file.is_file() for file in files):
                 return  # another folder of results has its clones
