@@ -196,7 +196,7 @@ def _execute(
             ended = execute(work, surroundings, store, workers, told, costs)
     finally:
         finished = rebuild(store)
-    warn(_once_failed([*prepared.repaired, *ended.repaired]), console)
+    warn(once_failed([*prepared.repaired, *ended.repaired]), console)
     warn([f"{line}; it is missing in the tables" for line in store.damaged], console)
     if failed := [*prepared.failed.values(), *ended.failed]:
         holes = [name_of(shard) for one in plans for shard in one.waiting]
@@ -220,7 +220,8 @@ def _pieces(todo: Sequence[Shard], surroundings: Surroundings) -> list[tuple[Sha
     return packed(groups, rows)
 
 
-def _once_failed(reports: Sequence[Report]) -> list[str]:
+def once_failed(reports: Sequence[Report]) -> list[str]:
+    """Say what failed once and then did not, a line each."""
     return [f"{'; '.join(one.names)}: once failed: {one.error}" for one in reports]
 
 
@@ -281,7 +282,7 @@ def _search(
     found = muster(called, surroundings, prepared.fresh)
     warn(keep_strengths(found.calibrations, called, store), console)
     rebuild(store)
-    warn(_once_failed(prepared.repaired), console)
+    warn(once_failed(prepared.repaired), console)
     if prepared.failed:
         raise ShardsFailedError(list(prepared.failed.values()), out)
     return found.calibrations

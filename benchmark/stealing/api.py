@@ -17,7 +17,7 @@ from typing import Any
 import pandas as pd
 from rich.console import Console
 
-from benchmark.api import RESULTS, ShardsFailedError, billed, keep_strengths, warn
+from benchmark.api import RESULTS, ShardsFailedError, billed, keep_strengths, once_failed, warn
 from benchmark.backends import Workers
 from benchmark.config import load_config
 from benchmark.display import told_of
@@ -107,6 +107,8 @@ def _execute(
     finally:
         rebuild(store)
         table = rebuild_steals(store)
+    warn(once_failed([*prepared.repaired, *team.repaired]), console)
+    warn([f"{line}; it is missing in the table" for line in store.damaged], console)
     if lost := [*prepared.failed.values(), *failed]:
         waiting = [name for one in plans for name in one.waiting]
         raise ShardsFailedError(lost, out, waiting, "theft or transfer")
@@ -122,13 +124,18 @@ def _rows(table: pd.DataFrame, planned: StealPlan) -> pd.DataFrame:
 
 
 class _Team:
-    """Does thefts, then transfers, and stores what comes of them."""
+    """Does thefts, then transfers, and stores what comes of them.
+
+    Attributes:
+        repaired: What failed once and then did not.
+    """
 
     def __init__(
         self, surroundings: Surroundings, store: Store, workers: Workers, console: Console
     ) -> None:
         self._given = surroundings, store, workers
         self._store, self._console, self._device = store, console, surroundings.device
+        self.repaired: list[Report] = []
 
     def do(self, plans: Sequence[StealPlan]) -> list[Report]:
         """Do what is missing of all plans; return what failed twice."""
@@ -163,18 +170,20 @@ class _Team:
         """Do pieces of work that do not depend on each other, and store what comes of them."""
         total = sum(isinstance(one, TheftStep | TransferStep) for one in work)
         say = told_of(self._console, "done:")
-        ended = 0
+        count = 0
 
         def told(one: Work, report: Report) -> None:
-            nonlocal ended
+            nonlocal count
             if report.fault or not isinstance(one, TheftStep | TransferStep):
                 return
             self._keep(one, report.found)
-            ended += 1
+            count += 1
             kind = "thefts" if isinstance(one, TheftStep) else "transfers"
-            say(kind, ended / total)
+            say(kind, count / total)
 
-        return list(execute(work, *self._given, told).failed)
+        ended = execute(work, *self._given, told)
+        self.repaired += ended.repaired
+        return list(ended.failed)
 
     def _keep(self, one: TheftStep | TransferStep, found: Any) -> None:
         if isinstance(one, TheftStep):
