@@ -14,6 +14,8 @@ _CACHE = tempfile.TemporaryDirectory(prefix="querybench-tests-")  # what tests t
 def pytest_configure() -> None:
     torch.set_num_threads(1)
     os.environ["QUERYBENCH_CACHE"] = _CACHE.name
+    # The tests share the cores already: a run starts processes only where a test asks for jobs.
+    os.environ["LOKY_MAX_CPU_COUNT"] = "1"
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
