@@ -22,6 +22,7 @@ from benchmark.loading import load_dataset, load_victim
 from benchmark.rng import RowRng
 from benchmark.scores import Scores
 from benchmark.stealing import api
+from benchmark.stealing import plan as planning
 from benchmark.stealing.meter import COMPANY, Meter, chances, drain
 from benchmark.stealing.plan import draft, plan
 from benchmark.stealing.pool import fitted, open_pool
@@ -39,14 +40,18 @@ SMALL = dict(queries=300, budgets="100,200", images=50, seeds="0,1", draws=2)
 SHAPE = (1, 28, 28)
 
 
+ADDED = planning._with_lines
+
+
 @pytest.fixture
-def place(tmp_path):
+def place(tmp_path, monkeypatch):
+    # Training the line of reference takes longer than most of these tests.
+    monkeypatch.setattr(planning, "_with_lines", lambda request: list(request.attacks))
     return Surroundings(load_config(cache=tmp_path / "cache"), (PLUGIN,))
 
 
 def steal(place, out, **more: Any) -> pd.DataFrame:
     given = {"attacks": "copycat", **SMALL, **more}
-    given["attacks"] += ",surrogate[epochs=1]"
     return api.steal(out=out, jobs=1, surroundings=place, **given)
 
 
@@ -341,6 +346,13 @@ def test_mistakes_are_told_in_a_line_before_anything_runs(place, tmp_path, given
     with pytest.raises((SpecError, LookupError), match=message):
         steal(place, tmp_path / "new", **given)
     assert not (tmp_path / "new").exists()
+
+
+def test_every_line_of_reference_is_added_once():
+    asked = make_steal(attacks="knockoff")
+    assert ADDED(asked) == ["knockoff", "surrogate"]
+    own = ("surrogate[epochs=2]", "knockoff")
+    assert ADDED(make_steal(attacks=",".join(own))) == list(own)
 
 
 def test_copycat_is_a_plugin_like_any(place):
