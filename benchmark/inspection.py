@@ -26,7 +26,8 @@ from benchmark.entry import Choice, Entry
 from benchmark.errors import RegistryError, SpecError, StoreError, suggestion
 from benchmark.facts import Traits
 from benchmark.ref import Ref, text
-from benchmark.store import Store
+from benchmark.stealing.tables import rebuild_steals
+from benchmark.store import THEFTS, TRANSFERS, Store
 from benchmark.suites import load_suite, suites
 from benchmark.tables import rebuild
 
@@ -241,8 +242,13 @@ def collect(out: Path) -> str:
     store = _there(out, writable=True)
     found = rebuild(store)
     cells = {shard["cell"]["cell"] for shard in found.shards}
-    lines = [f"damaged, and missing in the tables: {line}" for line in store.damaged]
-    lines.append(f"{len(found.shards)} shards of {len(cells)} cells are in the tables of {out}")
+    damaged = list(store.damaged)
+    lines = [f"{len(found.shards)} shards of {len(cells)} cells are in the tables of {out}"]
+    if transfers := store.saved(TRANSFERS):
+        rebuild_steals(store)
+        damaged += [line for line in store.damaged if line not in damaged]
+        lines.append(f"{len(transfers)} transfers and {len(store.saved(THEFTS))} thefts as well")
+    lines = [*(f"damaged, and missing in the tables: {line}" for line in damaged), *lines]
     return "\n".join(lines)
 
 

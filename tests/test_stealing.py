@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from benchmark.defended import Defended
 from benchmark.defense import Defense
 from benchmark.errors import QueryError, SpecError, StoreError
 from benchmark.facts import Traits
+from benchmark.inspection import collect
 from benchmark.loading import load_dataset, load_victim
 from benchmark.rng import RowRng
 from benchmark.scores import Scores
@@ -311,6 +314,23 @@ def test_rows_say_what_was_measured(place, tmp_path):
     assert (pgd >= white["pgd"]).all()
     assert clones["verdict"].isin(["informative", "uninformative"]).all()
     assert rows.loc[rows["attack"] != "copycat", "verdict"].isna().all()
+
+
+def test_collecting_makes_the_table_anew(place, tmp_path):
+    steal(place, tmp_path)
+    path = tmp_path / "steals.csv"
+    made = path.read_bytes()
+    path.unlink()
+    next((tmp_path / "transfers").glob("*.json")).rename(tmp_path / "kept.json")
+    said = collect(tmp_path)
+    assert "10 transfers and 2 thefts as well" in said
+    assert len(path.read_bytes()) < len(made)
+    shutil.move(tmp_path / "kept.json", tmp_path / "transfers" / _key(tmp_path / "kept.json"))
+    assert "11 transfers" in collect(tmp_path) and path.read_bytes() == made
+
+
+def _key(path):
+    return f"{json.loads(path.read_text('utf-8'))['key']}.json"
 
 
 def test_a_poor_clone_says_nothing_of_a_defense(place, tmp_path):
