@@ -9,7 +9,7 @@ from benchmark.measured_counterparts import Line, beside
 from benchmark.reference import Reference
 from benchmark.reported import CLEAN, FAILURES
 from benchmark.standings import Board, Setting
-from benchmark.suites import ATTACK, suites
+from benchmark.suites import ATTACK, suites, task_of
 
 _SETTING = ("dataset", "model", "images", "protocol")
 _THREAT = ("norm", "eps", "aim", "budgets")
@@ -18,7 +18,8 @@ Report = tuple[str, list[str], list[list[str]]]  # of one victim: title, heading
 
 def lines_of(reference: Reference) -> list[Line]:
     """Numbers beside what a reference folder measured; none unless a suite has its name."""
-    found = counterparts(reference.name) if reference.name in suites(ATTACK) else None
+    named = reference.name in suites() and task_of(reference.name) == ATTACK
+    found = counterparts(reference.name) if named else None
     lines = beside(found, reference) if found else []
     return [line for line in lines if line.measured is not None and line.row.metric != FAILURES]
 

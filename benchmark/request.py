@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from fnmatch import fnmatch
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from benchmark.errors import SpecError, suggestion
-from benchmark.params import number, reason
-from benchmark.ref import split_list
+from benchmark.errors import SpecError
+from benchmark.fields import (
+    Counts,
+    Drops,
+    Fractions,
+    Names,
+    Shown,
+    checked,
+    checkpoints,
+    given,
+)
 from benchmark.scores import Scores
 from benchmark.types import Norm, Probes
 
@@ -75,51 +82,27 @@ class Request(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    attacks: tuple[str, ...] = ()
-    defenses: tuple[str, ...] = ("none",)
+    attacks: Names = ()
+    defenses: Names = ("none",)
     pairs: tuple[tuple[str, str], ...] = ()
     exclude: tuple[Exclusion, ...] = ()
     dataset: str = "mnist"
     model: str | None = None
     images: Annotated[int, Field(ge=1, le=10**9)] = 200
     queries: Annotated[int, Field(ge=1, le=10**9)] = 300
-    budgets: tuple[Annotated[int, Field(ge=1)], ...] | None = None
+    budgets: Counts = None
     norm: Norm = Norm.LINF
-    eps: tuple[Annotated[float, Field(gt=0)], ...] | None = None
+    eps: Annotated[tuple[Annotated[float, Field(gt=0)], ...] | None, Fractions] = None
     run_to_budget: bool = False
-    match_drop: tuple[Annotated[float, Field(gt=0, le=50)], ...] | None = None
+    match_drop: Drops = None
     targeted: bool = False
-    eot: tuple[Annotated[int, Field(ge=1)], ...] | None = None
+    eot: Counts = None
     seed: Annotated[int, Field(ge=0)] = 0
-    scores: Scores = Scores()
+    scores: Shown = Scores()
     probes: Probes = Probes.BOX
     votes: Annotated[int, Field(ge=1, le=MOST_VOTES)] = 9
     draws: Annotated[int, Field(ge=1, le=10**6)] = 20
     shard: Annotated[int, Field(ge=1, le=10**9)] = 100
-
-    @field_validator("attacks", "defenses", mode="before")
-    @classmethod
-    def _listed(cls, value: object) -> object:
-        return split_list(value) if isinstance(value, str) else value
-
-    @field_validator("budgets", "eot", "match_drop", mode="before")
-    @classmethod
-    def _numbers(cls, value: object) -> object:
-        if isinstance(value, int | float):
-            return [value]
-        return value.split(",") if isinstance(value, str) else value
-
-    @field_validator("scores", mode="before")
-    @classmethod
-    def _shown(cls, value: object) -> object:
-        return Scores.parse(value) if isinstance(value, str) else value
-
-    @field_validator("eps", mode="before")
-    @classmethod
-    def _fractions(cls, value: object) -> object:
-        if isinstance(value, str):
-            return tuple(number(part) for part in value.split(","))
-        return [value] if isinstance(value, int | float) else value
 
     @field_validator("votes")
     @classmethod
@@ -152,61 +135,20 @@ class Request(BaseModel):
         Raises:
             SpecError: If one lies beyond the budget.
         """
-        asked = self.budgets or tuple(mark for mark in _MARKS if mark < self.queries)
-        if max(asked, default=0) > self.queries:
-            raise SpecError(
-                f"--budgets {max(asked)} lies beyond --queries {self.queries}, the budget of a run"
-            )
-        return tuple(sorted({*asked, self.queries}))
+        return checkpoints(self.budgets, self.queries, _MARKS)
 
 
-def make_request(*, attacked: bool = True, **given: Any) -> Request:
+def make_request(*, attacked: bool = True, **fields: Any) -> Request:
     """Check a request; None counts as not given.
 
     Args:
         attacked: The request is to name at least one attack.
-        **given: Fields of `Request`.
+        **fields: Fields of `Request`.
 
     Raises:
         SpecError: For an unknown field or a value that is not allowed.
     """
-    fields = {name: value for name, value in given.items() if value is not None}
-    for name in fields:
-        check_field(name, "request")
-    request = checked(fields)
+    request = checked(Request, given(Request, fields))
     if attacked and not (request.attacks or request.pairs):
         raise SpecError("no attack was named: give --attacks a,b or a suite")
     return request
-
-
-def check_field(name: object, where: str) -> None:
-    """Refuse what is no field of a request."""
-    if name not in Request.model_fields:
-        known = suggestion(str(name), Request.model_fields)
-        raise SpecError(f"{where} has an unknown field '{name}'. {known}")
-
-
-class FieldError(SpecError):
-    """A field of a request has a value that is not allowed.
-
-    Attributes:
-        place: Names and positions that lead to the value.
-    """
-
-    def __init__(self, place: tuple[int | str, ...], value: object, why: str) -> None:
-        self.place = place
-        name = ".".join(part for part in place if isinstance(part, str))
-        super().__init__(f"{name}={value} is not allowed: {why}")
-
-
-def checked(fields: Mapping[str, Any]) -> Request:
-    """Make a request of fields that exist.
-
-    Raises:
-        FieldError: If a value is not allowed.
-    """
-    try:
-        return Request.model_validate(fields)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise FieldError(first["loc"], first["input"], reason(first)) from None

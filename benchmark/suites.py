@@ -9,12 +9,15 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pydantic import BaseModel
+
 from benchmark import located
 from benchmark.catalogue import DATASETS, MODELS
 from benchmark.choices import attack_choices
 from benchmark.errors import BenchError, RegistryError, SpecError, suggestion
+from benchmark.fields import FieldError, check_field, checked
 from benchmark.located import Located
-from benchmark.request import FieldError, Request, check_field, checked, make_request
+from benchmark.request import Request, make_request
 from benchmark.stack import DefenseChoice, undefended
 
 _FOLDER = "registry.suites"
@@ -28,7 +31,17 @@ def suites(task: str | None = None) -> list[str]:
     """Names of the built-in suites, of one task or of all."""
     files = resources.files(_FOLDER).iterdir()
     names = sorted(f.name.removesuffix(".yaml") for f in files if f.name.endswith(".yaml"))
-    return [name for name in names if task in {None, load_suite(name).data.get("task", ATTACK)}]
+    return [name for name in names if task is None or task_of(name) == task]
+
+
+def task_of(name: str) -> str:
+    """Task of a suite, by name or path.
+
+    Raises:
+        RegistryError: If there is no such suite.
+        SpecError: If the file is not a YAML mapping, or its task unknown.
+    """
+    return str(load_suite(name).data.get("task", ATTACK))
 
 
 def load_suite(name: str, task: str | None = None) -> Located:
@@ -42,12 +55,14 @@ def load_suite(name: str, task: str | None = None) -> Located:
         RegistryError: If there is no such suite.
         SpecError: If the file is not a YAML mapping, or of another task.
     """
-    path = Path(name)
-    source: Path | Traversable = resources.files(_FOLDER).joinpath(f"{name}.yaml")
+    path, builtin = Path(name), suites()
+    source: Path | Traversable
     if path.suffix in {".yaml", ".yml"} and path.is_file():
         source = path
-    elif not source.is_file():
-        raise RegistryError(f"unknown suite '{name}'. {suggestion(name, suites())}")
+    elif name in builtin:
+        source = resources.files(_FOLDER).joinpath(f"{name}.yaml")
+    else:
+        raise RegistryError(f"unknown suite '{name}'. {suggestion(name, builtin)}")
     try:
         text = source.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
@@ -77,7 +92,7 @@ def make_requests(suite: str | None = None, **given: Any) -> list[Request]:
     if suite is None:
         return [make_request(**fields)]
     source = load_suite(suite, ATTACK)
-    requests = [r for run in runs_of(source, check_field) for r in _expanded(source, run, fields)]
+    requests = [r for run in runs_of(source, Request) for r in _expanded(source, run, fields)]
     _check_exclusions(source, requests)
     return requests
 
@@ -105,15 +120,15 @@ class SuiteRun(NamedTuple):
     places: dict[str, tuple[Any, ...]]
 
 
-def runs_of(source: Located, check: Callable[[object, str], None]) -> Iterator[SuiteRun]:
+def runs_of(source: Located, kind: type[BaseModel]) -> Iterator[SuiteRun]:
     """Read the runs of a suite.
 
     Args:
         source: The suite.
-        check: Refuses a name that is no field of a request, and tells where it stands.
+        kind: The kind of request that each makes.
 
     Raises:
-        SpecError: If the runs are no mappings.
+        SpecError: If the runs are no mappings, or name what is no field of such a request.
     """
     common = {name: value for name, value in source.data.items() if name not in _OWN}
     runs = source.data.get("runs", [{}])
@@ -123,7 +138,7 @@ def runs_of(source: Located, check: Callable[[object, str], None]) -> Iterator[S
         places = {name: (name,) for name in common}
         places |= {name: ("runs", number, name) for name in run}
         for name, place in places.items():
-            check(name, source.at(*place))
+            check_field(kind, name, source.at(*place))
         yield SuiteRun({**common, **run}, places)
 
 
@@ -137,7 +152,7 @@ def _expanded(source: Located, run: SuiteRun, given: Mapping[str, Any]) -> Itera
     for values in itertools.product(*(fields[name] for name in listed)):
         single = {**fields, **dict(zip(listed, values, strict=True))}
         try:
-            request = checked(single)
+            request = checked(Request, single)
         except FieldError as error:
             where = places.get(str(error.place[0]))
             if where is None:

@@ -11,7 +11,7 @@ from benchmark import api
 from benchmark.commands.options import Out
 from benchmark.side_by_side import side_by_side
 from benchmark.stealing.reported import steals_side_by_side
-from benchmark.suites import STEAL, load_suite
+from benchmark.suites import STEAL, task_of
 
 
 def compare(
@@ -24,5 +24,5 @@ def compare(
 ) -> None:
     """Print what a paper reports next to what was measured, and what differs."""
     folder = out if reference is None else reference / Path(suite).stem
-    stolen = load_suite(suite).data.get("task") == STEAL
-    typer.echo((steals_side_by_side if stolen else side_by_side)(suite, folder))
+    lay_out = steals_side_by_side if task_of(suite) == STEAL else side_by_side
+    typer.echo(lay_out(suite, folder))

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from benchmark.errors import SpecError, suggestion
-from benchmark.params import number, reason
-from benchmark.ref import split_list
-from benchmark.request import FieldError, Request, make_request
+from benchmark.errors import SpecError
+from benchmark.fields import (
+    Counts,
+    Drops,
+    Fraction,
+    Names,
+    Numbers,
+    Shown,
+    checked,
+    checkpoints,
+    given,
+)
+from benchmark.request import Request, make_request
 from benchmark.scores import Scores
 from benchmark.stealing.meter import COMPANY
 
+_Seeds = tuple[Annotated[int, Field(ge=0)], ...]
 _MARKS = (5_000, 20_000, 50_000)  # usual checkpoints
 
 
@@ -38,42 +48,20 @@ class StealRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    attacks: Annotated[tuple[str, ...], Field(min_length=1)]
-    defenses: tuple[str, ...] = ("none",)
+    attacks: Annotated[Names, Field(min_length=1)]
+    defenses: Names = ("none",)
     dataset: str = "mnist"
     model: str | None = None
     pool: str | None = None
     pool_images: Annotated[int, Field(ge=1)] | None = None
     queries: Annotated[int, Field(ge=1, le=10**10)] = 5_000
-    budgets: tuple[Annotated[int, Field(ge=1)], ...] | None = None
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0, 1, 2)
+    budgets: Counts = None
+    seeds: Annotated[_Seeds, Field(min_length=1), Numbers] = (0, 1, 2)
     images: Annotated[int, Field(ge=1, le=10**9)] = 1_000
-    eps: Annotated[float, Field(gt=0, le=1)] | None = None
-    match_drop: tuple[Annotated[float, Field(gt=0, le=50)], ...] | None = None
-    scores: Scores = Scores()
+    eps: Annotated[Annotated[float, Field(gt=0, le=1)] | None, Fraction] = None
+    match_drop: Drops = None
+    scores: Shown = Scores()
     draws: Annotated[int, Field(ge=1, le=10**6)] = 20
-
-    @field_validator("attacks", "defenses", mode="before")
-    @classmethod
-    def _listed(cls, value: object) -> object:
-        return split_list(value) if isinstance(value, str) else value
-
-    @field_validator("budgets", "seeds", "match_drop", mode="before")
-    @classmethod
-    def _numbers(cls, value: object) -> object:
-        if isinstance(value, int | float):
-            return [value]
-        return value.split(",") if isinstance(value, str) else value
-
-    @field_validator("eps", mode="before")
-    @classmethod
-    def _fraction(cls, value: object) -> object:
-        return number(value) if isinstance(value, str) else value
-
-    @field_validator("scores", mode="before")
-    @classmethod
-    def _shown(cls, value: object) -> object:
-        return Scores.parse(value) if isinstance(value, str) else value
 
     @field_validator("seeds")
     @classmethod
@@ -88,12 +76,7 @@ class StealRequest(BaseModel):
         Raises:
             SpecError: If one lies beyond the budget.
         """
-        asked = self.budgets or tuple(mark for mark in _MARKS if mark < self.queries)
-        if max(asked, default=0) > self.queries:
-            raise SpecError(
-                f"--budgets {max(asked)} lies beyond --queries {self.queries}, the budget of a run"
-            )
-        return tuple(sorted({*asked, self.queries}))
+        return checkpoints(self.budgets, self.queries, _MARKS)
 
     def defended(self) -> Request:
         """The part of the request that is about the victim and its defenses."""
@@ -109,35 +92,13 @@ class StealRequest(BaseModel):
         )
 
 
-def make_steal(**given: Any) -> StealRequest:
+def make_steal(**fields: Any) -> StealRequest:
     """Check a request; None counts as not given.
 
     Raises:
         SpecError: For an unknown field or a value that is not allowed.
     """
-    fields = {name: value for name, value in given.items() if value is not None}
-    for name in fields:
-        check_steal_field(name, "request")
-    if not fields.get("attacks"):
+    asked = given(StealRequest, fields)
+    if not asked.get("attacks"):
         raise SpecError("no stealing attack was named: give --attacks a,b or a suite")
-    return checked_steal(fields)
-
-
-def check_steal_field(name: object, where: str) -> None:
-    """Refuse what is no field of a request."""
-    if name not in StealRequest.model_fields:
-        known = suggestion(str(name), StealRequest.model_fields)
-        raise SpecError(f"{where} has an unknown field '{name}'. {known}")
-
-
-def checked_steal(fields: dict[str, Any]) -> StealRequest:
-    """Make a request of fields that exist.
-
-    Raises:
-        FieldError: If a value is not allowed.
-    """
-    try:
-        return StealRequest.model_validate(fields)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise FieldError(first["loc"], first["input"], reason(first)) from None
+    return checked(StealRequest, asked)

@@ -7,10 +7,10 @@ from typing import Any
 
 from benchmark.catalogue import DATASETS, MODELS, STEALERS
 from benchmark.errors import SpecError
+from benchmark.fields import FieldError, checked
 from benchmark.located import Located
-from benchmark.request import FieldError
 from benchmark.stack import DefenseChoice
-from benchmark.stealing.request import StealRequest, check_steal_field, checked_steal, make_steal
+from benchmark.stealing.request import StealRequest, make_steal
 from benchmark.suites import STEAL, SuiteRun, load_suite, look_up, runs_of
 
 
@@ -29,7 +29,7 @@ def make_steals(suite: str | None = None, **given: Any) -> list[StealRequest]:
     if suite is None:
         return [make_steal(**fields)]
     source = load_suite(suite, STEAL)
-    return [_made(source, run, fields) for run in runs_of(source, check_steal_field)]
+    return [_made(source, run, fields) for run in runs_of(source, StealRequest)]
 
 
 def _made(source: Located, run: SuiteRun, given: Mapping[str, Any]) -> StealRequest:
@@ -38,7 +38,7 @@ def _made(source: Located, run: SuiteRun, given: Mapping[str, Any]) -> StealRequ
         raise SpecError(f"{source.name} names no stealing attack")
     places = {name: place for name, place in run.places.items() if name not in given}
     try:
-        request = checked_steal({**run.fields, **given})
+        request = checked(StealRequest, {**run.fields, **given})
     except FieldError as error:
         where = places.get(str(error.place[0]))
         if where is None:
